@@ -1,0 +1,147 @@
+"""Brings up the conversational head of one robot: the head node and, when asked for, a microphone
+and a speaker.
+
+    ros2 launch timar_ros head.launch.py robot:=generic microphone:=partner
+    ros2 launch timar_ros head.launch.py --show-args
+
+An argument left empty leaves that parameter to `params_file`.
+"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from timar_ros.stream.audio_messages import default_message_type
+
+SHARE = Path(get_package_share_directory("timar_ros"))
+
+# Arguments that set a parameter of the head node of the same name.
+HEAD_PARAMETERS = {
+    "robot": "Robot profile: a name under config/robots, or the path of such a file.",
+    "policy": "Policy: a name under models, or the path of such a folder.",
+    "device": "Where the policy runs: auto, cuda or cpu.",
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "params_file",
+                default_value=str(SHARE / "config" / "head.yaml"),
+                description="Parameters of all nodes started here.",
+            ),
+            DeclareLaunchArgument(
+                "namespace",
+                default_value="",
+                description="Namespace of all nodes and topics: one for each robot.",
+            ),
+            *(
+                DeclareLaunchArgument(name, default_value="", description=description)
+                for name, description in HEAD_PARAMETERS.items()
+            ),
+            DeclareLaunchArgument(
+                "audio_message_type",
+                default_value="auto",
+                description="Type of all audio messages, such as "
+                "audio_common_msgs/msg/AudioDataStamped, which is what auto takes where it is "
+                "installed; else auto takes std_msgs/msg/Int16MultiArray.",
+            ),
+            DeclareLaunchArgument(
+                "controller",
+                default_value="head_controller",
+                description="Joint trajectory controller of the neck: commands go to its topic "
+                "CONTROLLER/joint_trajectory.",
+            ),
+            DeclareLaunchArgument(
+                "autostart",
+                default_value="true",
+                choices=["true", "false"],
+                description="The head node configures and activates itself; false: a lifecycle "
+                "manager or `ros2 lifecycle set` does.",
+            ),
+            DeclareLaunchArgument(
+                "microphone",
+                default_value="none",
+                choices=["none", "self", "partner"],
+                description="Starts a microphone and says whose voice it hears: partner on a robot "
+                "that listens by itself, self for an operator who speaks through it.",
+            ),
+            DeclareLaunchArgument(
+                "speaker",
+                default_value="false",
+                choices=["true", "false"],
+                description="Plays the own voice, delayed so that the lips match.",
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time",
+                default_value="false",
+                choices=["true", "false"],
+                description="Take the time from /clock.",
+            ),
+            DeclareLaunchArgument(
+                "log_level",
+                default_value="info",
+                choices=["debug", "info", "warn", "error", "fatal"],
+                description="What the nodes log.",
+            ),
+            OpaqueFunction(function=_nodes),
+        ]
+    )
+
+
+def _nodes(context) -> list:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    # Typed: a policy called "5" stays a text.
+    given = {name: ParameterValue(text, value_type=str) for name in HEAD_PARAMETERS if (text := value(name))}
+    clock = {"use_sim_time": value("use_sim_time") == "true"}
+    audio_type = value("audio_message_type")
+    if audio_type == "auto":
+        audio_type = default_message_type()
+    audio = {"message_type": audio_type}
+    common = {
+        "package": "timar_ros",
+        "namespace": value("namespace"),
+        "output": "screen",
+        "ros_arguments": ["--log-level", value("log_level")],
+    }
+    head = LifecycleNode(
+        executable="head_node",
+        name="head",
+        parameters=[
+            value("params_file"),
+            given | clock | {"audio_message_type": audio_type, "autostart": value("autostart") == "true"},
+        ],
+        remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
+        **common,
+    )
+    nodes = [head]
+    if value("microphone") != "none":
+        # Its topic is the own voice's unless it hears the partner.
+        partner = [("microphone/audio", "partner/audio")]
+        nodes.append(
+            Node(
+                executable="microphone_node",
+                name="microphone",
+                parameters=[value("params_file"), clock | audio],
+                remappings=partner if value("microphone") == "partner" else [],
+                **common,
+            )
+        )
+    if value("speaker") == "true":
+        nodes.append(
+            Node(
+                executable="speaker_node",
+                name="speaker",
+                parameters=[value("params_file"), clock | audio],
+                **common,
+            )
+        )
+    return nodes

@@ -1,0 +1,129 @@
+"""A simulated head in RViz that takes part in the conversation that comes with the package.
+
+    ros2 launch timar_ros simulated.launch.py
+    ros2 launch timar_ros simulated.launch.py self_file:=a.wav partner_file:=b.wav bag:=my_bag
+    ros2 launch timar_ros simulated.launch.py microphone:=partner      # talk to it yourself
+
+Every argument of head.launch.py may be given as well.
+"""
+
+import time
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from timar_ros.stream.audio_messages import default_message_type
+
+SHARE = Path(get_package_share_directory("timar_ros"))
+
+# Both files begin at one instant, by when their nodes are known to those that listen.
+LEAD_S = 4.0
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "self_file",
+                default_value=str(SHARE / "demo" / "self.ogg"),
+                description="Sound file of the voice that the head speaks with; empty: none.",
+            ),
+            DeclareLaunchArgument(
+                "partner_file",
+                default_value=str(SHARE / "demo" / "partner.ogg"),
+                description="Sound file of the person in front of the head; empty: none.",
+            ),
+            DeclareLaunchArgument(
+                "rviz",
+                default_value="true",
+                choices=["true", "false"],
+                description="Shows the head in RViz.",
+            ),
+            DeclareLaunchArgument(
+                "bag",
+                default_value="",
+                description="New folder to record all topics to; empty: none.",
+            ),
+            # It declares the arguments that it shares with what is started below.
+            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "head.launch.py"))),
+            OpaqueFunction(function=_nodes),
+        ]
+    )
+
+
+def _nodes(context) -> list:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    clock = {"use_sim_time": value("use_sim_time") == "true"}
+    common = {"namespace": value("namespace"), "output": "screen"}
+    ours = common | {"package": "timar_ros", "ros_arguments": ["--log-level", value("log_level")]}
+    robot_description = (SHARE / "urdf" / "head.urdf").read_text(encoding="utf-8")
+    nodes = [
+        Node(
+            executable="simulated_head",
+            name="simulated_head",
+            parameters=[value("params_file"), clock | _text(robot=value("robot"))],
+            remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
+            **ours,
+        ),
+        Node(
+            package="robot_state_publisher",
+            executable="robot_state_publisher",
+            name="robot_state_publisher",
+            parameters=[clock | _text(robot_description=robot_description)],
+            **common,
+        ),
+    ]
+    start_at = time.time() + LEAD_S
+    audio_type = value("audio_message_type")
+    if audio_type == "auto":
+        audio_type = default_message_type()
+    for party, topic in (("self", "microphone/audio"), ("partner", "partner/audio")):
+        file = value(f"{party}_file")
+        if not file or value("microphone") == party:  # a microphone takes the file's place
+            continue
+        nodes.append(
+            Node(
+                executable="microphone_node",
+                name=f"{party}_voice",
+                parameters=[
+                    value("params_file"),
+                    clock | _text(file=file, message_type=audio_type) | {"start_at": start_at},
+                ],
+                remappings=[("microphone/audio", topic)],
+                **ours,
+            )
+        )
+    if value("bag"):
+        nodes.append(
+            Node(
+                executable="recorder",
+                name="recorder",
+                parameters=[value("params_file"), clock | _text(out=value("bag"))],
+                **ours,
+            )
+        )
+    if value("rviz") == "true":
+        nodes.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                name="rviz",
+                arguments=["-d", str(SHARE / "config" / "rviz" / "head.rviz")],
+                parameters=[clock],
+                **common,
+            )
+        )
+    return nodes
+
+
+def _text(**parameters: str) -> dict:
+    """Parameters that are texts even where they look like numbers; empty ones are left out."""
+    return {k: ParameterValue(v, value_type=str) for k, v in parameters.items() if v}

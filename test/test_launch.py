@@ -1,0 +1,205 @@
+"""What the launch files start, and that their files and the nodes agree with one another.
+
+ROS 2's `launch` is on no package index: the tests that need it run where a ROS 2 is sourced.
+"""
+
+import ast
+import math
+import re
+import xml.etree.ElementTree as ET
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from timar_ros.resources import share_path
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH_FILES = ("head.launch.py", "simulated.launch.py")
+URDF = share_path("urdf", "head.urdf")
+
+
+# ---- launch files, by the real launch ----------------------------------------------------------
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A function that starts nothing, but says which nodes a launch file would: (package,
+    executable) -> its Node action, evaluated.
+    """
+    # By its submodule: the folder launch/ of this checkout passes for a package of that name.
+    pytest.importorskip("launch.actions")
+    pytest.importorskip("launch_ros.actions")
+    from launch import LaunchContext, LaunchDescriptionEntity
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+    from launch_ros.actions import LifecycleNode, Node
+
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "timar_ros").touch()
+    (tmp_path / "share" / "timar_ros").symlink_to(ROOT)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=":")
+    # Nodes are looked at, not run: what they need from the machine need not be there.
+    for action in (Node, LifecycleNode):
+        monkeypatch.setattr(action, "execute", lambda self, context: None)
+
+    def visit(entity: LaunchDescriptionEntity, context: LaunchContext, found: list) -> None:
+        if isinstance(entity, Node):
+            found.append(entity)
+        for child in entity.visit(context) or []:
+            visit(child, context, found)
+
+    def start(file: str, **arguments: str) -> dict:
+        context = LaunchContext()
+        context.launch_configurations.update(arguments)
+        source = PythonLaunchDescriptionSource(str(ROOT / "launch" / file))
+        found: list = []
+        visit(source.get_launch_description(context), context, found)
+        for node in found:
+            node._perform_substitutions(context)
+        return {(node.node_package, node.node_name): node for node in found}
+
+    return start
+
+
+def names(nodes: dict) -> set[str]:
+    return {name for _, name in nodes}
+
+
+def test_the_head_comes_alone_unless_more_is_asked_for(started):
+    assert names(started("head.launch.py")) == {"/head"}
+    asked = started("head.launch.py", microphone="partner", speaker="true")
+    assert names(asked) == {"/head", "/microphone", "/speaker"}
+
+
+@pytest.mark.parametrize(("party", "rules"), [("self", []), ("partner", [("microphone/audio", "partner/audio")])])
+def test_a_microphone_is_wired_to_the_party_it_hears(started, party, rules):
+    nodes = started("head.launch.py", microphone=party)
+    assert list(nodes["timar_ros", "/microphone"].expanded_remapping_rules or []) == rules
+
+
+def test_a_namespace_holds_every_node(started):
+    nodes = started("simulated.launch.py", namespace="robot1")
+    assert all(name.startswith("/robot1/") for name in names(nodes))
+
+
+def test_the_simulation_plays_the_demo_to_a_simulated_head_in_rviz(started):
+    nodes = started("simulated.launch.py")
+    assert names(nodes) == {
+        *("/head", "/simulated_head", "/robot_state_publisher", "/rviz"),
+        *("/self_voice", "/partner_voice"),
+    }
+
+
+def test_a_microphone_takes_the_place_of_that_partys_file(started):
+    nodes = started("simulated.launch.py", microphone="partner", rviz="false")
+    assert {"/microphone", "/self_voice"} <= names(nodes)
+    assert not {"/partner_voice", "/rviz"} & names(nodes)
+
+
+def test_the_commands_go_to_the_controller_that_is_named(started):
+    nodes = started("simulated.launch.py", controller="neck")
+    for name in ("/head", "/simulated_head"):
+        assert nodes["timar_ros", name].expanded_remapping_rules == [
+            ("head_controller/joint_trajectory", "neck/joint_trajectory")
+        ]
+
+
+# ---- without it --------------------------------------------------------------------------------
+
+
+def calls(file: str, function: str) -> list[dict[str, ast.expr]]:
+    tree = ast.parse((ROOT / "launch" / file).read_text(encoding="utf-8"))
+    return [
+        {keyword.arg: keyword.value for keyword in node.keywords} | {"": node.args}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == function
+    ]
+
+
+@pytest.mark.parametrize("file", LAUNCH_FILES)
+def test_every_launch_argument_is_described(file):
+    arguments = calls(file, "DeclareLaunchArgument")
+    assert arguments
+    assert all("description" in argument and "default_value" in argument for argument in arguments)
+
+
+@pytest.mark.parametrize("file", LAUNCH_FILES)
+def test_every_node_that_is_started_is_an_executable_of_the_package(file):
+    declared = re.findall(r'"(\w+) = timar_ros\.', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    nodes = calls(file, "Node") + calls(file, "LifecycleNode")
+    own = {node["executable"].value for node in nodes if "package" not in node}
+    assert own
+    assert own <= set(declared)
+
+
+# ---- parameter file, robot description ---------------------------------------------------------
+
+
+def parameter_file() -> dict[str, dict]:
+    """Node name -> its parameters, of config/head.yaml."""
+    content = yaml.safe_load(share_path("config", "head.yaml").read_text(encoding="utf-8"))
+    return {key.removeprefix("/**/"): node["ros__parameters"] for key, node in content.items()}
+
+
+def test_the_parameter_file_holds_declared_parameters_with_allowed_values():
+    modules = {"head": "head_node", "microphone": "microphone_node", "speaker": "speaker_node"}
+    for node, values in parameter_file().items():
+        module = import_module(f"timar_ros.nodes.{modules.get(node, node)}")
+        declared = {parameter.name: parameter for parameter in module.PARAMETERS}
+        assert set(values) <= set(declared), f"{node} declares no such parameter"
+        for name, value in values.items():
+            refusal = declared[name].refusal(declared[name].converted(value))
+            assert refusal is None, refusal
+
+
+@pytest.mark.parametrize("namespace", ["", "robot1", "lab/robot2"])
+def test_the_parameter_file_reaches_the_head_in_any_namespace(namespace):
+    rclpy = pytest.importorskip("rclpy")
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node(
+        "head",
+        namespace=namespace,
+        context=context,
+        cli_args=["--ros-args", "--params-file", str(share_path("config", "head.yaml"))],
+        automatically_declare_parameters_from_overrides=True,
+    )
+    try:
+        for name, value in parameter_file()["head"].items():
+            assert node.get_parameter(name).value == value
+    finally:
+        node.destroy_node()
+        context.shutdown()
+
+
+def test_the_urdf_is_a_tree_from_base_link_to_the_heads_frame():
+    robot = ET.parse(URDF).getroot()
+    links = {link.get("name") for link in robot.findall("link")}
+    parent = {j.find("child").get("link"): j.find("parent").get("link") for j in robot.findall("joint")}
+    assert links - set(parent) == {"base_link"}
+    assert set(parent) | set(parent.values()) == links
+    assert parameter_file()["head"]["head_frame"] in links
+
+
+def test_the_urdfs_neck_is_the_generic_profiles():
+    """Same joints in the same order about the same axes, with the same limits."""
+    axes = {"roll": (1, 0, 0), "pitch": (0, 1, 0), "yaw": (0, 0, 1)}
+    profile = yaml.safe_load(share_path("config", "robots", "generic.yaml").read_text("utf-8"))
+    neck = [j for j in ET.parse(URDF).getroot().findall("joint") if j.get("type") == "revolute"]
+    assert [j.get("name") for j in neck] == [j["name"] for j in profile["joints"]]
+    for joint, expected in zip(neck, profile["joints"], strict=True):
+        axis = tuple(float(v) for v in joint.find("axis").get("xyz").split())
+        assert axis == axes[expected["axis"]]
+        limit, limits = joint.find("limit").attrib, expected["limits"]
+        assert math.isclose(float(limit["lower"]), limits["position"]["min"])
+        assert math.isclose(float(limit["upper"]), limits["position"]["max"])
+        assert math.isclose(float(limit["velocity"]), limits["velocity"])
+
+
+def test_rviz_shows_the_robot_model_in_the_base_frame():
+    rviz = yaml.safe_load(share_path("config", "rviz", "head.rviz").read_text("utf-8"))
+    manager = rviz["Visualization Manager"]
+    assert "rviz_default_plugins/RobotModel" in {d["Class"] for d in manager["Displays"]}
+    assert manager["Global Options"]["Fixed Frame"] == "base_link"

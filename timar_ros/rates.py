@@ -1,0 +1,7 @@
+"""The two clocks that everything counts by: samples at 16 kHz, frames at 25 a second."""
+
+SAMPLE_RATE = 16_000
+FRAME_RATE = 25
+FRAME_SAMPLES = SAMPLE_RATE // FRAME_RATE
+FRAME_S = 1 / FRAME_RATE
+FRAME_NS = 1_000_000_000 // FRAME_RATE

@@ -1,0 +1,140 @@
+"""Turns: where the floor changes hands, and at the latest after a second.
+
+A change is known only some frames after it happened; its boundary is set back to where it was,
+and the frames since then belong to the new turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from timar_ros.errors import TimarError
+from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.stream.floor import Floor, FloorTracker, PartyState
+from timar_ros.stream.speaking import SpeakingDetector
+
+LONGEST_DECISION_FRAMES = 21
+"""A change of the floor is nearly always sure within so many frames (see `floor.BOTH_S`)."""
+
+
+@dataclass(frozen=True)
+class TurnBoundary:
+    """A new turn starts."""
+
+    frame: int
+    """The new turn's first frame, counted from 0."""
+    reason: str
+    """`floor`: the floor changed there. `length`: the turn before it was full."""
+    floor: Floor
+    """Whose floor the new turn is, as far as known."""
+
+
+@dataclass(frozen=True)
+class TurnUpdate:
+    """What is known after one more frame."""
+
+    own_speaking: bool
+    partner_speaking: bool
+    own_probability: float
+    """Of speech just now, in [0, 1]."""
+    partner_probability: float
+    floor: Floor
+    boundaries: tuple[TurnBoundary, ...]
+    """The turns newly begun; their frames rise, from update to update too."""
+
+
+class TurnSegmenter:
+    """Cuts a conversation into turns, frame after frame.
+
+    mode `floor`: a boundary where the floor changes, set back to where it did, but at the earliest
+    one frame after the open turn's start; and length cuts such that no turn is longer than
+    `max_frames`. Length cuts fall a multiple of `hop_frames` after the turn's start: as late as
+    possible, or, while a change of the floor is in doubt, before the frame in doubt, so that its
+    boundary can still be set back to it.
+
+    mode `fixed`: every `max_frames` frames, as published TIMAR checkpoints know it; the floor is
+    reported all the same.
+    """
+
+    def __init__(self, mode: str = "floor", max_frames: int = 25, hop_frames: int = 2) -> None:
+        if mode not in ("floor", "fixed"):
+            raise TimarError(f"turns: {mode!r} is unknown; expected 'floor' or 'fixed'")
+        if not 1 <= hop_frames <= max_frames:
+            raise TimarError(
+                f"hop_frames is {hop_frames} and max_frames {max_frames}; expected 1 <= hop_frames <= max_frames"
+            )
+        self._mode = mode
+        self._hop = hop_frames
+        self._longest = max_frames if mode == "fixed" else max_frames - max_frames % hop_frames
+        self._voices = SpeakingDetector(), SpeakingDetector()
+        self._tracker = FloorTracker(SAMPLE_RATE)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to before frame 0, as if new."""
+        for voice in self._voices:
+            voice.reset()
+        self._tracker.reset()
+        self._frames = 0
+        self._start = 0  # of the open turn
+        self._changes: deque[tuple[int, Floor]] = deque()  # of the floor, without a boundary yet
+
+    def step(self, own: np.ndarray, partner: np.ndarray) -> TurnUpdate:
+        """Take in the next frame of both voices (float32 [640] each, 16 kHz mono)."""
+        states = []
+        for voice, samples in zip(self._voices, (own, partner), strict=True):
+            if samples.shape != (FRAME_SAMPLES,):
+                raise ValueError(f"expected a frame of shape (640,), got {samples.shape}")
+            voice(samples)
+            states.append(_party_state(voice))
+        frame = self._frames
+        self._frames += 1
+        changes = self._tracker.step(self._frames * FRAME_SAMPLES, *states)
+        self._changes.extend((_frame(sample), floor) for sample, floor in changes)
+        own_voice, partner_voice = self._voices
+        return TurnUpdate(
+            own_speaking=own_voice.now.speaking,
+            partner_speaking=partner_voice.now.speaking,
+            own_probability=own_voice.probability,
+            partner_probability=partner_voice.probability,
+            floor=self._tracker.floor,
+            boundaries=tuple(self._boundaries(frame)),
+        )
+
+    def _boundaries(self, frame: int) -> list[TurnBoundary]:
+        boundaries = []
+        if self._mode == "fixed":
+            self._changes.clear()
+        while self._changes and self._start < frame:
+            changed, floor = self._changes.popleft()
+            self._start = max(changed, self._start + 1)
+            boundaries.append(TurnBoundary(self._start, "floor", floor))
+        if frame - self._start >= self._longest:
+            self._start += self._length_of_full_turn()
+            boundaries.append(TurnBoundary(self._start, "length", self._tracker.floor))
+        return boundaries
+
+    def _length_of_full_turn(self) -> int:
+        """Frames that stay in the open turn, now that it is full."""
+        if self._mode == "floor":
+            for doubt in self._tracker.doubts:
+                before = _frame(doubt) - self._start
+                # Early enough that what the doubt turns out to be is known within the new turn.
+                early = before - max(self._longest - LONGEST_DECISION_FRAMES, 1)
+                length = max(-(-early // self._hop), 1) * self._hop
+                if length < before:
+                    return length
+        return self._longest
+
+
+def _party_state(voice: SpeakingDetector) -> PartyState:
+    sure = voice.sure
+    return PartyState(sure.speaking, sure.since, sure.sure_to, voice.doubt_since)
+
+
+def _frame(sample: int) -> int:
+    """The frame whose start is nearest to a sample."""
+    return (sample + FRAME_SAMPLES // 2) // FRAME_SAMPLES

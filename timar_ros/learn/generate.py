@@ -1,0 +1,192 @@
+"""`timar generate`: dialogues of two voices and two moving heads, to train and to test with.
+
+A dialogue is NAME_speaker1.wav/.npz and NAME_speaker2.wav/.npz (DualTalk's layout): wav 16 kHz mono
+PCM16, that party's clean voice alone, both equally long, a multiple of 640 samples; npz with
+
+- motion: float32 [frames, 55], 25 a second, in order of `channels` (names): rad, weights in [0, 1];
+- speech: float64 [n, 2] s, intervals in which the party speaks; pauses of 0.2 s and more part them;
+- acts, act_times: names and float64 [n, 2] s, the dialogue acts of the party's phrases; act_turns:
+  the number of the turn each belongs to (a backchannel: the turn it answers); act_words: its words;
+- cues, cue_sources: float64 [m] s, when the party answered as a listener, and the instant in the
+  partner's speech that it answered;
+- party: voice and traits as JSON; seed: int64 [2], the data set's seed and the dialogue's number.
+"""
+
+import argparse
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from timar_ros.errors import TimarError
+from timar_ros.learn.behaviour import move
+from timar_ros.learn.demonstration import demonstration
+from timar_ros.learn.dialogue import Dialogue, draw_dialogue
+from timar_ros.learn.statistics import report
+from timar_ros.learn.voices import require_flite
+from timar_ros.motion.channels import CHANNELS
+from timar_ros.rates import SAMPLE_RATE
+
+DIALOGUE_SECONDS = 60.0
+SPEAKERS = ("speaker1", "speaker2")
+PARTIES = ("self", "partner")
+_VORBIS_EFFORT = 0.5  # of libsndfile's 0 (large) to 1: about 20 kbit/s of speech at 16 kHz
+
+
+def make_dialogue(
+    seed: int, number: int, seconds: float = DIALOGUE_SECONDS
+) -> tuple[Dialogue, tuple[np.ndarray, np.ndarray]]:
+    """Dialogue `number` of the data set `seed` and the motion of its two parties.
+
+    Each motion is float32 [frames, 55]. The same numbers give the same dialogue in any order and
+    any process.
+    """
+    talk, first, second = (np.random.default_rng(s) for s in np.random.SeedSequence((seed, number)).spawn(3))
+    dialogue = draw_dialogue(talk, seconds)
+    return dialogue, (move(dialogue, 0, first), move(dialogue, 1, second))
+
+
+def dialogue_name(seed: int, number: int) -> str:
+    return f"dialogue_{seed:04d}_{number:05d}"
+
+
+def write_dialogue(
+    folder: Path,
+    name: str,
+    dialogue: Dialogue,
+    motions: tuple[np.ndarray, np.ndarray],
+    seed: tuple[int, int],
+) -> None:
+    """Writes the four files of a dialogue; each appears under its name only when it is whole."""
+    for party, speaker in enumerate(SPEAKERS):
+        wav = folder / f"{name}_{speaker}.wav"
+        part = wav.with_suffix(".wav.part")
+        soundfile.write(part, dialogue.audio(party), SAMPLE_RATE, "PCM_16", format="WAV")
+        os.replace(part, wav)
+    for party, speaker in enumerate(SPEAKERS):
+        phrases = dialogue.of(party)
+        responses = [r for r in dialogue.responses if r.party == party]
+        npz = folder / f"{name}_{speaker}.npz"
+        part = npz.with_suffix(".npz.part")
+        with part.open("wb") as file:
+            np.savez_compressed(
+                file,
+                motion=motions[party],
+                channels=np.array(CHANNELS),
+                speech=dialogue.speech_intervals(party),
+                acts=np.array([p.act for p in phrases], dtype=np.str_),
+                act_times=np.array([p.span for p in phrases], dtype=np.float64).reshape(-1, 2),
+                act_turns=np.array([p.turn for p in phrases], dtype=np.int64),
+                act_words=np.array([len(p.text.split()) for p in phrases], dtype=np.int64),
+                cues=np.array([r.time for r in responses], dtype=np.float64),
+                cue_sources=np.array([r.cue for r in responses], dtype=np.float64),
+                party=np.array(json.dumps(asdict(dialogue.parties[party]))),
+                seed=np.array(seed, dtype=np.int64),
+            )
+        os.replace(part, npz)
+
+
+def write_compressed(folder: Path, name: str, dialogue: Dialogue) -> None:
+    """Writes the two voices as Ogg Vorbis, 16 kHz mono, and when who speaks as JSON.
+
+    NAME_self.ogg, NAME_partner.ogg, NAME.json: {"speech": {"self": [[start s, end s], ..],
+    "partner": [..]}}. Vorbis decodes to the same length, unshifted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    speech = {}
+    for party, who in enumerate(PARTIES):
+        soundfile.write(
+            folder / f"{name}_{who}.ogg",
+            dialogue.audio(party),
+            SAMPLE_RATE,
+            "VORBIS",
+            format="OGG",
+            compression_level=_VORBIS_EFFORT,
+        )
+        speech[who] = dialogue.speech_intervals(party).round(3).tolist()
+    (folder / f"{name}.json").write_text(json.dumps({"speech": speech}) + "\n")
+
+
+def is_finished(folder: Path, name: str) -> bool:
+    return all((folder / f"{name}_{s}{end}").exists() for s in SPEAKERS for end in (".wav", ".npz"))
+
+
+def generate(folder: Path, hours: float, seed: int, jobs: int, seconds: float = DIALOGUE_SECONDS) -> int:
+    """Makes those dialogues of `hours` that `folder` lacks, in `jobs` processes; returns how many.
+
+    Raises TimarError when flite is missing or the folder cannot be written.
+    """
+    require_flite()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TimarError(
+            f"the folder '{folder}' could not be made ({error.strerror}); expected a place that "
+            "can be written; give another with --out"
+        ) from error
+    count = max(1, round(hours * 3600 / seconds))
+    missing = [n for n in range(count) if not is_finished(folder, dialogue_name(seed, n))]
+    made = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        delayed(_make_and_write)(folder, seed, number, seconds) for number in missing
+    )
+    for _ in tqdm(made, total=count, initial=count - len(missing), unit="dialogue", desc="generate"):
+        pass
+    return len(missing)
+
+
+def _make_and_write(folder: Path, seed: int, number: int, seconds: float) -> None:
+    dialogue, motions = make_dialogue(seed, number, seconds)
+    write_dialogue(folder, dialogue_name(seed, number), dialogue, motions, (seed, number))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, metavar="DIR", help="write dialogues here; finished ones are kept")
+    what.add_argument("--statistics", type=Path, metavar="DIR", help="print what the dialogues in DIR are like")
+    what.add_argument("--demo", type=Path, metavar="DIR", help="write the demonstration's self.ogg, partner.ogg")
+    parser.add_argument("--hours", type=float, default=1.0, help="hours of dialogue (default 1)")
+    parser.add_argument("--seconds", type=float, default=DIALOGUE_SECONDS, help="about, each dialogue (default 60)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other dialogues (0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.statistics:
+        print(report(args.statistics))
+        return 0
+    if args.demo:
+        dialogue = demonstration()
+        write_compressed(args.demo, "demo", dialogue)
+        for who in PARTIES:
+            os.replace(args.demo / f"demo_{who}.ogg", args.demo / f"{who}.ogg")
+        (args.demo / "demo.json").unlink()
+        print(f"{dialogue.seconds:.1f} s of conversation in '{args.demo}'")
+        return 0
+    _check(args)
+    made = generate(args.out, args.hours, args.seed, args.jobs, args.seconds)
+    print(f"{made} dialogues made in '{args.out}'; look at them with --statistics '{args.out}'")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses numbers that make no data set, each with a sentence."""
+    for name, value, low, high, unit in (
+        ("--hours", args.hours, 1e-3, 1000.0, " h"),
+        ("--seconds", args.seconds, 10.0, 600.0, " s"),
+        ("--seed", args.seed, 0, 2**31 - 1, ""),
+        ("--jobs", args.jobs, 1, 256, ""),
+    ):
+        if not (math.isfinite(value) and low <= value <= high):
+            raise TimarError(
+                f"{name} {value} cannot be used; expected {low:g} to {high:g}{unit}; give {name} a number in that range"
+            )
+    if args.out.exists() and not args.out.is_dir():
+        raise TimarError(
+            f"--out '{args.out}' is a file; expected a folder, which may exist or not; give the name of a folder"
+        )

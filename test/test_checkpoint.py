@@ -1,0 +1,103 @@
+"""Policy folders: what is written is read back, and what is wrong is said."""
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from timar_ros.errors import TimarError
+from timar_ros.model.checkpoint import load_policy, save_policy
+from timar_ros.model.config import NetworkConfig
+from timar_ros.model.network import TimarNetwork
+from timar_ros.motion.channels import CHANNELS
+
+SMALL = NetworkConfig(width=32, blocks=1, heads=2, diffusion_width=16, diffusion_depth=1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    save_policy(tmp_path / "small", TimarNetwork(SMALL), CHANNELS, {"temperature": 0.8})
+    return tmp_path / "small"
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+def test_a_policy_is_read_as_it_was_written(folder):
+    policy = load_policy(folder)
+    assert (policy.name, policy.channels, policy.sampling) == (
+        "small",
+        CHANNELS,
+        {"temperature": 0.8},
+    )
+    written = load_file(folder / "weights.safetensors")
+    assert all(torch.equal(tensor, written[name]) for name, tensor in policy.network.state_dict().items())
+
+
+def test_a_missing_folder_names_those_that_are_there(folder):
+    with pytest.raises(TimarError, match=r"no policy folder at .*other; .* holds small; give the name"):
+        load_policy(folder.parent / "other")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "weights.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(TimarError, match=f"{name} is missing"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 5000])
+def test_half_written_weights_are_refused(folder, kept):
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(TimarError, match="no whole safetensors file .* copy the policy folder again"):
+        load_policy(folder)
+
+
+def test_a_half_written_config_is_refused(folder):
+    config = folder / "config.yaml"
+    config.write_bytes(config.read_bytes()[:60])
+    with pytest.raises(TimarError, match="config.yaml"):
+        load_policy(folder)
+
+
+def test_weights_of_the_wrong_shape_are_named(folder):
+    edit_config(folder, network=SMALL.to_dict() | {"width": 64})
+    with pytest.raises(TimarError, match=r"has the shape \[.*\], config.yaml asks for \[.*\]"):
+        load_policy(folder)
+
+
+def test_missing_and_unexpected_weights_are_named(folder):
+    weights = load_file(folder / "weights.safetensors")
+    weights["stranger"] = weights.pop("mask_token")
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(TimarError, match="missing mask_token; unexpected stranger"):
+        load_policy(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    weights = load_file(folder / "weights.safetensors")
+    weights["mask_token"][0] = float("nan")
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(TimarError, match="mask_token holds numbers that are not finite"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": "timar_ros/9"}, "this version of timar_ros reads 'timar_ros/1'"),
+        ({"channels": ["jawOpen"]}, "must list the 55 names"),
+        ({"network": SMALL.to_dict() | {"blocks": 0}}, "a whole number from 1 to 64 is allowed"),
+        ({"network": SMALL.to_dict() | {"heads": 5}}, "must be an even whole number"),
+        ({"network": {"width": 32}}, "lacks"),
+        ({"network": 3}, "must be a mapping"),
+    ],
+)
+def test_a_wrong_config_is_refused_with_what_is_allowed(folder, changes, sentence):
+    edit_config(folder, **changes)
+    with pytest.raises(TimarError, match=sentence):
+        load_policy(folder)

@@ -1,0 +1,46 @@
+"""Log-mel frames: causal, alike however the sound is cut, level kept."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, MEL_BANDS, log_mel
+from timar_ros.rates import FRAME_SAMPLES
+
+
+def noise(frames: int) -> torch.Tensor:
+    samples = np.random.default_rng(0).standard_normal(CONTEXT_SAMPLES + frames * FRAME_SAMPLES)
+    return torch.from_numpy(0.1 * samples).float()
+
+
+def test_a_frame_gives_four_spectra():
+    assert log_mel(noise(3)).shape == (3, FEATURES_PER_FRAME)
+    assert FEATURES_PER_FRAME == 4 * MEL_BANDS
+
+
+@given(st.integers(1, 5), st.integers(1, 5))
+def test_frames_do_not_depend_on_what_comes_after_or_on_the_cut(first, second):
+    samples = noise(first + second)
+    whole = log_mel(samples)
+    cut = first * FRAME_SAMPLES
+    assert torch.allclose(log_mel(samples[: CONTEXT_SAMPLES + cut]), whole[:first], atol=1e-5)
+    assert torch.allclose(log_mel(samples[cut:]), whole[first:], atol=1e-5)
+
+
+def test_silence_is_finite_and_low_and_level_is_kept():
+    silence = log_mel(torch.zeros(CONTEXT_SAMPLES + FRAME_SAMPLES))
+    quiet, loud = log_mel(0.1 * noise(1)), log_mel(noise(1))
+    assert torch.isfinite(silence).all()
+    assert silence.max() < quiet.min() < loud.max()
+    assert float((loud - quiet).mean()) == pytest.approx(2 * np.log(10) / 5, rel=0.05)
+
+
+@pytest.mark.parametrize("hz", [200, 1000, 3000])
+def test_a_tone_lights_up_its_band(hz):
+    time = torch.arange(CONTEXT_SAMPLES + FRAME_SAMPLES) / 16000
+    bands = log_mel(0.3 * torch.sin(2 * np.pi * hz * time))[0].reshape(4, MEL_BANDS).mean(0)
+    mel = 2595 * np.log10(1 + hz / 700)
+    edges = np.linspace(2595 * np.log10(1 + 60 / 700), 2595 * np.log10(1 + 7600 / 700), MEL_BANDS + 2)
+    assert abs(int(bands.argmax()) - int(np.abs(edges[1:-1] - mel).argmin())) <= 1

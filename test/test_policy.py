@@ -1,0 +1,253 @@
+"""The incremental policy against the network run over the whole conversation at once."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from timar_ros.errors import TimarError
+from timar_ros.learn.train import attention_mask
+from timar_ros.model import diffusion
+from timar_ros.model.checkpoint import Policy
+from timar_ros.model.config import NetworkConfig
+from timar_ros.model.features import CONTEXT_SAMPLES, log_mel
+from timar_ros.model.network import FrameInputs, TimarNetwork
+from timar_ros.motion.channels import CHANNELS
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.stream.floor import Floor
+from timar_ros.stream.frames import Frame
+from timar_ros.stream.noise import FrameNoise
+from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.turns import TurnBoundary
+
+WINDOW = 60
+SAMPLING = Sampling(temperature=0.7, head_correlation_frames=3.0, face_correlation_frames=2.0)
+
+
+def small_policy() -> Policy:
+    torch.manual_seed(0)
+    config = NetworkConfig(width=32, blocks=2, heads=2, diffusion_width=16, diffusion_depth=1, window_frames=WINDOW)
+    network = TimarNetwork(config).eval().requires_grad_(False)
+    with torch.no_grad():
+        network.motion_scale.uniform_(0.1, 0.5)
+        network.motion_mean.uniform_(0.2, 0.4)
+    return Policy("small", network, CHANNELS, {})
+
+
+def conversation(count: int, first: int = 0) -> list[Frame]:
+    rng = np.random.default_rng(3)
+    frames = []
+    for index in range(first, first + count):
+        own, partner = (0.1 * rng.standard_normal((2, FRAME_SAMPLES))).astype(np.float32)
+        seen = rng.random(len(CHANNELS)).astype(np.float32) if 30 <= index < 70 else None
+        heard = not 40 <= index < 50
+        frames.append(Frame(index, index * FRAME_NS, own, partner if heard else 0 * partner, True, heard, seen))
+    return frames
+
+
+def play(policy: IncrementalPolicy, frames: list[Frame], hops: list[int], known: dict[int, int]) -> np.ndarray:
+    """Motion of all frames; `known` maps a turn's first frame to the frame at which that is known."""
+    motion, at = [], 0
+    for hop in hops:
+        now = frames[at : at + hop]
+        boundaries = [
+            TurnBoundary(start, "floor", Floor.SELF)
+            for start, sure in sorted(known.items())
+            if now[0].index <= sure <= now[-1].index
+        ]
+        motion.append(policy.step(now, boundaries))
+        at += hop
+    return np.concatenate(motion)
+
+
+def whole_pass(
+    policy: Policy,
+    frames: list[Frame],
+    motion: np.ndarray,
+    turn_starts: list[int],
+    new: range,
+    seed: int,
+):
+    """Motion of the frames `new` drawn in one pass over all frames up to them, the motion before as given."""
+    network, count = policy.network, new.stop
+    voices = np.stack([np.concatenate([getattr(f, party) for f in frames[:count]]) for party in ("own", "partner")])
+    speech = log_mel(torch.from_numpy(np.pad(voices, ((0, 0), (CONTEXT_SAMPLES, 0)))))[:, None]
+    seen = torch.tensor([[f.partner_motion is not None for f in frames[:count]]])
+    faces = np.stack(
+        [np.zeros(len(CHANNELS)) if f.partner_motion is None else f.partner_motion for f in frames[:count]]
+    )
+    frame = torch.arange(count)[None]
+    starts = torch.tensor([[max(s for s in turn_starts if s <= f) for f in range(count)]])
+    inputs = FrameInputs(
+        own_speech=speech[0],
+        partner_speech=speech[1],
+        own_heard=torch.tensor([[f.own_heard for f in frames[:count]]]),
+        partner_heard=torch.tensor([[f.partner_heard for f in frames[:count]]]),
+        own_motion=network.normalise(torch.from_numpy(motion[None, :count])),
+        own_given=frame < new.start,
+        partner_motion=network.normalise(torch.from_numpy(faces[None].astype(np.float32))),
+        partner_seen=seen,
+        turn_place=frame - starts,
+        frame=frame,
+    )
+    mask = attention_mask(frame, starts, torch.full_like(frame, -1), WINDOW)
+    z, _ = network.encode(inputs, mask)
+    correlation = np.where(
+        np.arange(len(CHANNELS)) < 3,
+        SAMPLING.head_correlation_frames,
+        SAMPLING.face_correlation_frames,
+    )
+    noise = FrameNoise(seed, 5, correlation)
+    draws = torch.from_numpy(np.stack([noise.at(f) for f in new], axis=1))
+    drawn = diffusion.sample(
+        network.diffusion,
+        diffusion.make_schedule(5),
+        z[0, new.start :],
+        draws,
+        SAMPLING.temperature,
+    )
+    drawn = network.denormalise(drawn).numpy()
+    drawn[:, 3:] = drawn[:, 3:].clip(0, 1)
+    return drawn
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.tuples(st.integers(1, 25), st.integers(0, 6)), min_size=5, max_size=9), st.randoms())
+def test_every_hop_equals_one_pass_over_the_whole_conversation(turns, random):
+    """However turns fall and however late they are known, also when old frames have left the window."""
+    starts = np.cumsum([0, *(length for length, _ in turns)]).tolist()
+    count = starts[-1]
+    late = dict(zip(starts[1:-1], (frames for _, frames in turns), strict=False))
+    # A turn is known before the one after it begins, and before the turn that it ends has grown too long.
+    ends = dict(zip(starts, starts[1:], strict=False))
+    begins = dict(zip(starts[1:], starts, strict=False))
+    known = {s: min(s + d, ends[s] - 1, begins[s] + 24) for s, d in late.items()}
+    known = {s: max(k, s) for s, k in known.items()}
+    policy, frames = small_policy(), conversation(count)
+    motion = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [1] * count, known)
+    for frame in (count - 1, count // 2, random.randrange(count)):
+        begun = [0] + [s for s in starts[1:-1] if known[s] <= frame]
+        wanted = whole_pass(policy, frames, motion, begun, range(frame, frame + 1), seed=5)
+        assert np.abs(motion[frame] - wanted[0]).max() < 1e-4
+
+
+def test_hops_of_several_frames_equal_one_pass_too():
+    policy, frames = small_policy(), conversation(100)
+    known = {24: 24, 48: 48, 61: 66, 85: 85}
+    motion = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [2] * 50, known)
+    for first in (22, 66, 98):
+        turns = [0] + [s for s, sure in known.items() if sure <= first + 1]
+        wanted = whole_pass(policy, frames, motion, turns, range(first, first + 2), seed=5)
+        assert np.abs(motion[first : first + 2] - wanted).max() < 1e-4
+
+
+def test_a_boundary_inside_a_hop_ends_the_old_turn_before_the_new_one_begins():
+    policy, frames = small_policy(), conversation(26)
+    stepper = IncrementalPolicy(policy, "cpu", 5, SAMPLING)
+    motion = play(stepper, frames, [2] * 13, {25: 25})
+    wanted = whole_pass(policy, frames, motion, [0, 25], range(25, 26), seed=5)
+    assert np.abs(motion[25] - wanted[0]).max() < 1e-4
+
+
+def test_the_same_hops_give_the_same_bits_and_reset_begins_anew():
+    frames = conversation(80)
+    stepper = IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING)
+    known = {20: 25, 44: 44, 60: 62}
+    first = play(stepper, frames, [2] * 40, known)
+    stepper.reset()
+    assert np.array_equal(first, play(stepper, frames, [2] * 40, known))
+    other = IncrementalPolicy(small_policy(), "cpu", 6, SAMPLING)
+    assert not np.allclose(first, play(other, frames, [2] * 40, known))
+
+
+def test_settling_between_hops_changes_nothing_but_when_the_work_is_done():
+    frames, known = conversation(80), {24: 24, 40: 45, 64: 64}
+    plain = play(IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING), frames, [2] * 40, known)
+    settling = IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING)
+    encoded = 0
+
+    def count(turn, encode=settling._encode):
+        nonlocal encoded
+        encoded += 1
+        return encode(turn)
+
+    settling._encode = count
+    motion = []
+    for first in range(0, 80, 2):
+        now = [TurnBoundary(s, "floor", Floor.SELF) for s, sure in known.items() if first <= sure < first + 2]
+        before = encoded
+        motion.append(settling.step(frames[first : first + 2], now))
+        if first in (24, 64):
+            assert encoded == before + 1  # the draw alone; the closing was settled before
+        settling.settle()
+    assert np.array_equal(plain, np.concatenate(motion))
+
+
+def test_distances_alone_count_however_long_the_conversation():
+    network = small_policy().network
+    frames = 20
+    torch.manual_seed(1)
+
+    def z(first: int) -> torch.Tensor:
+        g = torch.Generator().manual_seed(2)
+        inputs = FrameInputs(
+            *(torch.randn(1, frames, 160, generator=g) for _ in range(2)),
+            *(torch.ones(1, frames, dtype=torch.bool) for _ in range(2)),
+            torch.randn(1, frames, 55, generator=g),
+            torch.arange(frames)[None] < 18,
+            torch.randn(1, frames, 55, generator=g),
+            torch.zeros(1, frames, dtype=torch.bool),
+            torch.arange(frames)[None],
+            first + torch.arange(frames)[None],
+        )
+        return network.encode(inputs)[0]
+
+    a_week = 7 * 24 * 3600 * 25
+    assert torch.allclose(z(0), z(a_week), atol=1e-4)
+
+
+def test_being_told_that_a_voice_is_not_known_differs_from_silence():
+    frames = conversation(10)
+    quiet = [Frame(f.index, f.stamp_ns, f.own, 0 * f.partner, True, True) for f in frames]
+    unheard = [Frame(f.index, f.stamp_ns, f.own, 0 * f.partner, True, False) for f in frames]
+    motions = [IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING).step(f, []) for f in (quiet, unheard)]
+    assert not np.allclose(*motions)
+
+
+def test_what_a_tracker_does_not_tell_of_a_face_stands_at_its_mean():
+    frames = conversation(2)
+    policy = small_policy()
+    partly = np.full(len(CHANNELS), np.nan, np.float32)
+    mean = policy.network.motion_mean.numpy()
+    motions = [
+        IncrementalPolicy(policy, "cpu", 5, SAMPLING).step(
+            [Frame(f.index, f.stamp_ns, f.own, f.partner, True, True, face) for f in frames], []
+        )
+        for face in (partly, mean)
+    ]
+    assert np.allclose(*motions, atol=1e-6)
+
+
+def test_frames_that_do_not_follow_on_are_refused():
+    stepper = IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING)
+    stepper.step(conversation(2), [])
+    with pytest.raises(ValueError, match="expected 2 next"):
+        stepper.step(conversation(2, first=5), [])
+
+
+def test_cuda_where_there_is_none_is_refused_with_what_to_do():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(TimarError, match="use device auto or cpu"):
+        IncrementalPolicy(small_policy(), "cuda")
+
+
+def test_cuda_moves_as_the_cpu_does():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    frames = conversation(60)
+    on = {
+        d: play(IncrementalPolicy(small_policy(), d, 5, SAMPLING), frames, [2] * 30, {20: 24}) for d in ("cpu", "cuda")
+    }
+    assert np.abs(on["cpu"] - on["cuda"]).max() < 1e-3

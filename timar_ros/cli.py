@@ -1,0 +1,44 @@
+"""`timar COMMAND`: each command is a module with `add_arguments(parser)` and `run(args) -> exit code`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from timar_ros import __version__
+from timar_ros.errors import TimarError
+
+COMMANDS = {
+    "demo": (
+        "timar_ros.demo",
+        "play a conversation through the real nodes; leaves a bag, a report and a video",
+    ),
+    "generate": ("timar_ros.learn.generate", "make dialogues of two voices and heads to train on"),
+    "hearing": ("timar_ros.replay.hearing", "show whether a policy hears both voices"),
+    "train": ("timar_ros.learn.train", "train a policy on dialogues"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="timar", description="A social robot's head in conversation.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for name, (module, summary) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=summary, description=summary)
+        if name in arguments[:1]:  # a command's module may import torch or rclpy: only the one asked for
+            importlib.import_module(module).add_arguments(subparser)
+    parsed = parser.parse_args(arguments)
+    try:
+        return importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
+    except TimarError as error:
+        print(f"timar {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Conversations on disk in DualTalk's layout, and training windows cut from them.
+
+A folder holds NAME_speaker1.wav/.npz and NAME_speaker2.wav/.npz: 16 kHz mono voices of equal length, and motion at
+25 frames a second (`motion` [T, 55] in the channels of motion/channels.py). Turns come from the same voice activity
+and segmentation as live, computed once and kept in NAME_turns.npy beside the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from timar_ros.errors import TimarError
+from timar_ros.learn.augment import degrade
+from timar_ros.model.features import CONTEXT_SAMPLES
+from timar_ros.motion.channels import CHANNELS, MOTION_DIM
+from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.stream.turns import TurnSegmenter
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Two parties' voices [2, n] int16 and motion [2, T, 55] float32, with the first frame of each turn."""
+
+    name: str
+    voices: np.ndarray
+    motion: np.ndarray
+    turn_starts: np.ndarray
+
+    @property
+    def frames(self) -> int:
+        return self.motion.shape[1]
+
+
+def load_conversations(folder: str | Path, jobs: int = -1) -> list[Conversation]:
+    """All conversations of a folder, in the order of their names.
+
+    Raises:
+        TimarError: there is none, or a file is not of the layout.
+    """
+    names = sorted(path.name.removesuffix("_speaker1.wav") for path in Path(folder).glob("*_speaker1.wav"))
+    if not names:
+        raise TimarError(
+            f"{folder} holds no NAME_speaker1.wav; make data with `timar generate --out {folder}` "
+            "or give DualTalk's folder"
+        )
+    load = joblib.delayed(load_conversation)
+    pending = joblib.Parallel(n_jobs=jobs, return_as="generator")(load(Path(folder), name) for name in names)
+    return list(tqdm(pending, total=len(names), desc="reading conversations", unit="conversation"))
+
+
+def load_conversation(folder: Path, name: str) -> Conversation:
+    """One conversation; its turns are computed and kept when they are not there yet."""
+    voices, motion = zip(
+        *(_load_party(folder / f"{name}_{speaker}") for speaker in ("speaker1", "speaker2")),
+        strict=True,
+    )
+    frames = min(*(len(voice) // FRAME_SAMPLES for voice in voices), *(len(track) for track in motion))
+    voices = np.stack([voice[: frames * FRAME_SAMPLES] for voice in voices])
+    turns = folder / f"{name}_turns.npy"
+    if not turns.exists():
+        np.save(turns, find_turn_starts(voices))
+    return Conversation(name, voices, np.stack([track[:frames] for track in motion]), np.load(turns))
+
+
+def find_turn_starts(voices: np.ndarray) -> np.ndarray:
+    """First frames of the turns of two voices [2, n] int16, as the live segmentation finds them."""
+    segmenter = TurnSegmenter()
+    starts = [0]
+    for own, partner in (voices / np.float32(32768)).reshape(2, -1, FRAME_SAMPLES).transpose(1, 0, 2):
+        starts += [boundary.frame for boundary in segmenter.step(own, partner).boundaries]
+    return np.unique(starts)
+
+
+def _load_party(stem: Path) -> tuple[np.ndarray, np.ndarray]:
+    wav, npz = stem.with_name(stem.name + ".wav"), stem.with_name(stem.name + ".npz")
+    try:
+        voice, rate = soundfile.read(wav, dtype="int16", always_2d=True)
+        with np.load(npz) as arrays:
+            motion, channels = (
+                arrays["motion"].astype(np.float32),
+                tuple(map(str, arrays["channels"])),
+            )
+    except (OSError, KeyError, ValueError, soundfile.LibsndfileError) as error:
+        raise TimarError(f"{stem}: .wav and .npz with `motion` and `channels` are expected ({error})") from error
+    if rate != SAMPLE_RATE or voice.shape[1] != 1:
+        raise TimarError(f"{wav}: {voice.shape[1]} channels at {rate} Hz; mono at {SAMPLE_RATE} Hz is expected")
+    if channels != CHANNELS or motion.shape[1:] != (MOTION_DIM,) or not np.isfinite(motion).all():
+        raise TimarError(
+            f"{npz}: `motion` must be finite numbers [frames, {MOTION_DIM}] "
+            "in the channels of timar_ros.motion.channels"
+        )
+    return voice[:, 0], motion
+
+
+@dataclass(frozen=True)
+class OpenTurns:
+    """Copies of unfinished turns of a window, side by side: what the network is asked to complete.
+
+    Each field is [slots]: the frame of the window that a slot copies, its place in the turn, the number of its
+    copy, its turn's first frame, and whether its motion is to be drawn.
+    """
+
+    frame: np.ndarray
+    place: np.ndarray
+    copy: np.ndarray
+    turn_start: np.ndarray
+    masked: np.ndarray
+
+
+# A floor change is known up to this many frames late; until then its frames still count to the old turn.
+LATEST_DECISION_FRAMES = 12
+
+
+def draw_open_turns(
+    rng: np.random.Generator, turn_starts: np.ndarray, frames: int, slots: int, max_turn_frames: int
+) -> OpenTurns:
+    """Cut turns at random, as they look while they are open, until `slots` slots are filled.
+
+    Args:
+        turn_starts: [n] first frames of the window's turns, rising from 0.
+        frames: length of the window.
+    """
+    ends = np.append(turn_starts[1:], frames)
+    parts: list[tuple[np.ndarray, ...]] = []
+    free = slots
+    while free > 0:
+        turn = rng.integers(len(turn_starts))
+        start = int(turn_starts[turn])
+        longest = min(
+            ends[turn] - start + rng.integers(LATEST_DECISION_FRAMES),
+            max_turn_frames,
+            frames - start,
+            free,
+        )
+        length = int(rng.integers(1, longest + 1))
+        new = int(rng.integers(1, length + 1 if rng.random() < 0.4 else min(length, 4) + 1))
+        place = np.arange(length)
+        parts.append(
+            (
+                start + place,
+                place,
+                np.full(length, len(parts)),
+                np.full(length, start),
+                place >= length - new,
+            )
+        )
+        free -= length
+    frame, place, copy, turn_start, masked = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return OpenTurns(frame, place, copy, turn_start, masked)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns."""
+
+    voices: np.ndarray
+    heard: np.ndarray
+    motion: np.ndarray
+    turn_starts: np.ndarray
+    open_turns: OpenTurns
+
+
+def draw_window(
+    rng: np.random.Generator,
+    conversations: Sequence[Conversation],
+    frames: int,
+    slots: int,
+    max_turn_frames: int,
+    clean: bool = False,
+) -> Window:
+    """One window of a random conversation from the view of a random party, its sound degraded unless `clean`."""
+    weights = np.array([max(conversation.frames - frames, 0) for conversation in conversations], float)
+    if not weights.any():
+        raise TimarError(
+            f"no conversation is longer than a training window of {frames} frames; longer recordings are needed"
+        )
+    conversation = conversations[rng.choice(len(conversations), p=weights / weights.sum())]
+    start = int(rng.integers(conversation.frames - frames))
+    order = [0, 1] if rng.random() < 0.5 else [1, 0]
+    first = start * FRAME_SAMPLES - CONTEXT_SAMPLES
+    voices = conversation.voices[order, max(first, 0) : (start + frames) * FRAME_SAMPLES] / np.float32(32768)
+    voices = np.pad(voices, ((0, 0), (max(-first, 0), 0)))
+    heard = np.ones((2, frames), bool)
+    if not clean:
+        voices, heard = degrade(rng, voices, frames)
+    inside = conversation.turn_starts - start
+    inside = np.unique(np.append(inside[(inside > 0) & (inside < frames)], 0))
+    return Window(
+        voices=voices.astype(np.float32),
+        heard=heard,
+        motion=conversation.motion[order, start : start + frames],
+        turn_starts=inside,
+        open_turns=draw_open_turns(rng, inside, frames, slots, max_turn_frames),
+    )

@@ -1,0 +1,322 @@
+"""`timar train`: TIMAR's objective on conversations of two parties.
+
+Every window is passed once as history (all turns closed, own motion given, attention causal by turns) and, beside
+it in the same pass, as copies of open turns cut at random, whose newest motion is masked. A copy sees the history
+before its turn and itself, which is what a hop sees live; one pass trains many hops. The batch of step n depends on
+seed and n alone, so a run that is resumed gives what it would have given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from timar_ros.errors import TimarError
+from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
+from timar_ros.model.checkpoint import save_policy
+from timar_ros.model.config import NetworkConfig
+from timar_ros.model.diffusion import Schedule, make_schedule, training_terms
+from timar_ros.model.features import log_mel
+from timar_ros.model.network import TOKENS_PER_FRAME, FrameInputs, TimarNetwork
+from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+
+JAW = CHANNELS.index("jawOpen")
+HEAD = slice(0, len(HEAD_CHANNELS))
+FACE = slice(len(HEAD_CHANNELS), len(CHANNELS))
+
+# In bits the variational term is tens of times the squared error at first and would drown it.
+VARIATIONAL_WEIGHT = 0.01
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything beside the data that decides a run's result.
+
+    Lips are learned from many open turns with little history, long memory from few with much of it: `short_share` of
+    the batches have short windows with many slots for open turns, the others long windows with few.
+    """
+
+    steps: int = 1700
+    batch: int = 6
+    window_frames: int = 200
+    open_slots: int = 96
+    short_window_frames: int = 60
+    short_open_slots: int = 236
+    short_share: float = 0.75
+    learning_rate: float = 6e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.02
+    ema: float = 0.995
+    draws: int = 4
+    history_dropped: float = 0.5
+    history_noise: float = 0.5
+    partner_seen: float = 0.15
+    seed: int = 0
+
+
+def batch_inputs(
+    windows: list[Window], network: TimarNetwork, recipe: Recipe, rng: np.random.Generator
+) -> tuple[FrameInputs, Tensor, Tensor, Tensor]:
+    """Windows as one pass of the network.
+
+    Returns:
+        inputs [B, T + S] (history, then open turns), attention mask [B, 1, 4 (T + S), 4 (T + S)],
+        own motion of the open turns' frames [B, S, 55] in normalised units, and where it is to be drawn [B, S].
+    """
+
+    def stack(arrays: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays))
+
+    batch, frames = len(windows), windows[0].motion.shape[1]
+    speech = log_mel(stack([window.voices for window in windows]))
+    motion = network.normalise(stack([window.motion for window in windows]))
+    heard = stack([window.heard for window in windows])
+    turns = [window.open_turns for window in windows]
+    frame = stack([np.concatenate([np.arange(frames), turn.frame]) for turn in turns])
+    masked = stack([turn.masked for turn in turns])
+
+    def copied(values: Tensor) -> Tensor:
+        """[B, T, ...] -> [B, T + S, ...]."""
+        return values[torch.arange(batch)[:, None], frame]
+
+    own = copied(motion[:, 0])
+    drop = torch.from_numpy(rng.random(batch) < recipe.history_dropped)[:, None]
+    masked = masked | drop  # where no motion is given, every frame of an open turn can be asked for
+    noise = torch.from_numpy(rng.standard_normal(own.shape, dtype=np.float32))
+    strength = torch.from_numpy(rng.uniform(0, recipe.history_noise, (batch, 1, 1)).astype(np.float32))
+    to_draw = torch.cat([torch.zeros(batch, frames, dtype=torch.bool), masked], dim=1)
+    starts = [
+        np.maximum.accumulate(np.where(np.isin(np.arange(frames), w.turn_starts), np.arange(frames), 0))
+        for w in windows
+    ]
+    turn_start = stack([np.concatenate([start, turn.turn_start]) for start, turn in zip(starts, turns, strict=True)])
+    # History is copy -1, so that a copy's turn is told from the closed turn it was cut from.
+    copy = stack([np.concatenate([np.full(frames, -1), turn.copy]) for turn in turns])
+    seen = torch.from_numpy(rng.random(batch) < recipe.partner_seen)[:, None].expand(-1, frame.shape[1])
+    inputs = FrameInputs(
+        own_speech=copied(speech[:, 0]),
+        partner_speech=copied(speech[:, 1]),
+        own_heard=copied(heard[:, 0]),
+        partner_heard=copied(heard[:, 1]),
+        own_motion=own + strength * noise,
+        own_given=~to_draw & ~drop,
+        partner_motion=copied(motion[:, 1]),
+        partner_seen=seen,
+        turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
+        frame=frame,
+    )
+    return (
+        inputs,
+        attention_mask(frame, turn_start, copy, network.config.window_frames),
+        own[:, frames:],
+        masked,
+    )
+
+
+def attention_mask(frame: Tensor, turn_start: Tensor, copy: Tensor, window_frames: int) -> Tensor:
+    """Who sees whom [B, 1, 4 N, 4 N], from frame number, turn's first frame and copy (-1: history), each [B, N].
+
+    A frame sees its own turn (in its own copy), and of the history the `window_frames` frames before that turn.
+    """
+    query, key = (slice(None), slice(None), None), (slice(None), None, slice(None))
+    same_turn = (copy[query] == copy[key]) & (turn_start[query] == turn_start[key])
+    history = (copy[key] == -1) & (frame[key] < turn_start[query]) & (frame[key] >= turn_start[query] - window_frames)
+    mask = same_turn | history
+    return mask.repeat_interleave(TOKENS_PER_FRAME, 1).repeat_interleave(TOKENS_PER_FRAME, 2)[:, None]
+
+
+def loss_of(
+    network: TimarNetwork,
+    windows: list[Window],
+    schedule: Schedule,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term."""
+    device = network.motion_mean.device
+    inputs, mask, target, masked = batch_inputs(windows, network, recipe, rng)
+    inputs = FrameInputs(**{name: value.to(device) for name, value in vars(inputs).items()})
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        z, _ = network.encode(inputs, mask.to(device))
+    masked = masked.to(device)
+    z = z[:, -masked.shape[1] :][masked].float().repeat(recipe.draws, 1)
+    target = target.to(device)[masked].repeat(recipe.draws, 1)
+    # The more noise, the more of the answer must come from z: step numbers are drawn with density rising linearly.
+    step = torch.from_numpy((len(schedule) * np.sqrt(rng.random(len(target)))).astype(np.int64)).to(device)
+    noise = torch.from_numpy(rng.standard_normal(target.shape, dtype=np.float32)).to(device)
+    error, variational = training_terms(network.diffusion, schedule, target, z, step, noise)
+    parts = {
+        "head": error[:, HEAD].mean(),
+        "jaw": error[:, JAW].mean(),
+        "face": error[:, FACE].mean(),
+    }
+    parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
+    return sum(parts.values()), {name: float(value.detach()) for name, value in parts.items()}
+
+
+def batches(
+    conversations: list[Conversation], recipe: Recipe, max_turn_frames: int, first_step: int
+) -> Iterator[tuple[list[Window], np.random.Generator]]:
+    """Batches of the steps from `first_step` on, prepared in a thread of their own a few steps ahead."""
+    ready: queue.Queue = queue.Queue(maxsize=4)
+
+    def prepare() -> None:
+        for step in range(first_step, recipe.steps):
+            rng = np.random.default_rng([recipe.seed, step])
+            short = rng.random() < recipe.short_share
+            frames = recipe.short_window_frames if short else recipe.window_frames
+            slots = recipe.short_open_slots if short else recipe.open_slots
+            windows = [draw_window(rng, conversations, frames, slots, max_turn_frames) for _ in range(recipe.batch)]
+            ready.put((windows, rng))
+
+    threading.Thread(target=prepare, daemon=True).start()
+    for _ in range(first_step, recipe.steps):
+        yield ready.get()
+
+
+def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
+    """Normalise each channel by its mean and standard deviation; channels that hardly move keep a floor."""
+    motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
+    network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
+    network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
+
+
+class Run:
+    """A training run in a folder: checkpoint.pt to go on from, metrics.csv, and the policy of the EMA weights."""
+
+    def __init__(self, folder: Path, config: NetworkConfig, recipe: Recipe, conversations: list[Conversation]) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.manual_seed(recipe.seed)
+        self.network = TimarNetwork(config)
+        self.network.diffusion.zero_gates()
+        set_motion_units(self.network, conversations)
+        self.network.to(device)
+        self.averaged = torch.optim.swa_utils.AveragedModel(
+            self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
+        )
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": recipe.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.95),
+        )
+        self.step = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def resume(self) -> None:
+        """Go on from the folder's checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True)
+        if state["config"] != self.network.config.to_dict() or state["recipe"] != asdict(self.recipe):
+            raise TimarError(f"{self.checkpoint} was made with other settings; give the same ones or another --out")
+        for name in ("network", "averaged", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+
+    def save(self) -> None:
+        state = {name: getattr(self, name).state_dict() for name in ("network", "averaged", "optimizer")}
+        state |= {
+            "step": self.step,
+            "config": self.network.config.to_dict(),
+            "recipe": asdict(self.recipe),
+        }
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.checkpoint)
+        save_policy(self.folder / "policy", self.averaged.module, CHANNELS, {})
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to a twentieth."""
+        recipe = self.recipe
+        if self.step < recipe.warmup_steps:
+            return recipe.learning_rate * (self.step + 1) / recipe.warmup_steps
+        progress = (self.step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+        return recipe.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def train(self, conversations: list[Conversation], until: int | None = None, save_every_s: float = 300.0) -> None:
+        """Train to the recipe's last step, or to step `until`; Ctrl-C saves and stops."""
+        schedule = make_schedule()
+        recipe, saved = self.recipe, time.monotonic()
+        log = (self.folder / "metrics.csv").open("a", newline="", encoding="utf-8")
+        progress = tqdm(total=recipe.steps, initial=self.step, unit="step", mininterval=5.0)
+        try:
+            for windows, rng in batches(conversations, recipe, self.network.config.max_turn_frames, self.step):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.learning_rate()
+                loss, parts = loss_of(self.network, windows, schedule, recipe, rng)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+                self.optimizer.step()
+                self.averaged.update_parameters(self.network)
+                self.step += 1
+                csv.writer(log).writerow(
+                    [self.step, f"{loss.item():.5f}", *(f"{value:.5f}" for value in parts.values())]
+                )
+                progress.update()
+                progress.set_postfix(
+                    loss=f"{loss.item():.3f}",
+                    jaw=f"{parts['jaw']:.3f}",
+                    head=f"{parts['head']:.3f}",
+                )
+                if time.monotonic() - saved > save_every_s:
+                    log.flush()
+                    self.save()
+                    saved = time.monotonic()
+                if self.step == until:
+                    break
+        finally:
+            log.close()
+            self.save()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, type=Path, help="folder of conversations in DualTalk's layout")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="folder of the run; an unfinished run there is resumed",
+    )
+    parser.add_argument(
+        "--until", type=int, help="stop after this step; the same command without it goes on from there"
+    )
+    for name, default in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    sizes = NetworkConfig()
+    for name in ("width", "blocks", "heads"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(sizes, name), help="size of the backbone")
+
+
+def run(args: argparse.Namespace) -> int:
+    recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
+    config = NetworkConfig(width=args.width, blocks=args.blocks, heads=args.heads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    conversations = load_conversations(args.data)
+    training = Run(args.out, config, recipe, conversations)
+    training.resume()
+    training.train(conversations, args.until)
+    print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")
+    return 0

@@ -1,0 +1,61 @@
+"""Log-mel features of one voice, frame by frame, without looking ahead.
+
+A 40 ms frame (640 samples at 16 kHz) yields four spectra of 25 ms windows that end 10, 20, 30 and 40 ms
+into the frame, so the newest window ends with the frame. The 240 samples before the frame complete the
+first window.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
+
+WINDOW_SAMPLES = 400
+SHIFT_SAMPLES = 160
+CONTEXT_SAMPLES = WINDOW_SAMPLES - SHIFT_SAMPLES
+FFT_SIZE = 512
+MEL_BANDS = 40
+FEATURES_PER_FRAME = MEL_BANDS * (FRAME_SAMPLES // SHIFT_SAMPLES)
+
+# Full-scale speech spans about 1e-6 (the noise of a quiet room) to 1e2 in these units; this maps it to about [-1, 2].
+LOG_FLOOR = 1e-6
+LOG_OFFSET = 7.0
+LOG_SCALE = 5.0
+
+
+def _hz_to_mel(hz: np.ndarray | float) -> np.ndarray | float:
+    """HTK's mel scale."""
+    return 2595.0 * np.log10(1.0 + np.asarray(hz) / 700.0)
+
+
+@functools.cache
+def mel_filterbank() -> Tensor:
+    """Triangular filters [FFT_SIZE // 2 + 1, MEL_BANDS] between 60 and 7600 Hz, equally spaced in mel."""
+    edges_mel = np.linspace(_hz_to_mel(60.0), _hz_to_mel(7600.0), MEL_BANDS + 2)
+    edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    bins = np.linspace(0.0, SAMPLE_RATE / 2, FFT_SIZE // 2 + 1)
+    rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    return torch.from_numpy(np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32))
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """Features of consecutive frames.
+
+    Args:
+        samples: [..., CONTEXT_SAMPLES + 640 * frames] float32 in [-1, 1], 16 kHz; the first 240 precede the frames.
+
+    Returns:
+        [..., frames, FEATURES_PER_FRAME] float32, about -1 in silence and up to 2 in loud speech. Level is kept.
+    """
+    windows = samples.unfold(-1, WINDOW_SAMPLES, SHIFT_SAMPLES)
+    windows = windows * torch.hann_window(WINDOW_SAMPLES, periodic=False, device=samples.device)
+    power = torch.fft.rfft(windows, FFT_SIZE).abs().square()
+    mel = power @ mel_filterbank().to(samples.device)
+    features = (torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE
+    return features.reshape(*features.shape[:-2], -1, FEATURES_PER_FRAME)

@@ -1,0 +1,55 @@
+"""What a running conversation tells of itself: latency, missed deadlines, turns, memory."""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter, deque
+
+import numpy as np
+
+from timar_ros.stream.conversation import Hop
+
+# Latency percentiles are over the last minutes; counts are over the whole conversation.
+KEPT_LATENCIES = 4096
+
+
+class HopStatistics:
+    """Counts hops. `refused` counts messages that could not be decoded, by party."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._latencies_ms: deque[float] = deque(maxlen=KEPT_LATENCIES)
+
+    def add(self, hop: Hop, published_ns: int, missed: bool) -> None:
+        """Count a hop whose command left at `published_ns`; `missed` when its motion was due before.
+
+        A hop in which silence stands in for both voices has waited for them in vain: that is no latency.
+        """
+        if any(frame.own_heard or frame.partner_heard for frame in hop.frames):
+            self._latencies_ms.append((published_ns - hop.heard_until_ns) * 1e-6)
+            self._counts["deadline_misses"] += missed
+        self._counts["hops"] += 1
+        self._counts["frames"] += len(hop.frames)
+        self._counts["turns"] += len(hop.boundaries)
+        self._counts["turns_by_floor"] += sum(boundary.reason == "floor" for boundary in hop.boundaries)
+
+    def latency_status(self, hop_frames: int, playout_delay_ns: int) -> tuple[str, bool, str, dict[str, object]]:
+        """Name, whether to warn, a sentence, and values for the diagnostics."""
+        values: dict[str, object] = {
+            name: self._counts[name] for name in ("hops", "frames", "deadline_misses", "turns", "turns_by_floor")
+        }
+        if self._latencies_ms:
+            for percent in (50, 95, 99):
+                values[f"latency_ms_p{percent}"] = round(float(np.percentile(list(self._latencies_ms), percent)), 2)
+        # On Linux ru_maxrss is in KiB.
+        values["rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+        late = self._counts["deadline_misses"] > 0.005 * max(self._counts["hops"], 1)
+        reserve_ms = playout_delay_ns / 1e6 - 40 * (hop_frames + 1)
+        said = (
+            f"{self._counts['deadline_misses']} of {self._counts['hops']} hops came later than "
+            f"{reserve_ms:.0f} ms after their sound; use a faster device or a larger hop_frames or playout_delay_ms"
+            if late
+            else "commands are in time"
+        )
+        return "latency", late, said, values

@@ -1,0 +1,148 @@
+"""The microphone node: sound files in real time, and microphones that are not there."""
+
+import signal
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+pytest.importorskip("rclpy")
+
+from std_msgs.msg import Int16MultiArray
+
+from timar_ros.nodes.microphone_node import CaptureClock
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def stereo_file(tmp_path):
+    """1.207 s of two tones in 44.1 kHz stereo FLAC, and the same as 16 kHz mono."""
+    t = np.arange(round(44100 * 1.207)) / 44100
+    sound = np.stack([0.4 * np.sin(2500 * t), 0.3 * np.sin(700 * t)], axis=1)
+    path = tmp_path / "voice.flac"
+    soundfile.write(path, sound, 44100, subtype="PCM_24")
+    return path, soxr.resample(sound.mean(axis=1), 44100, 16000)
+
+
+def heard(packets):
+    return np.concatenate([np.array(m.data) for _, m in packets]) / 32768
+
+
+def test_a_file_of_any_format_arrives_whole_and_in_real_time(graph, stereo_file):
+    path, expected = stereo_file
+    node = graph.start_node("microphone_node", {"file": path, "exit_at_end": True})
+    packets = graph.collect(Int16MultiArray, "microphone/audio")
+    assert node.wait() == 0
+    assert "nothing more is published" in node.output()
+    graph.wait_until(lambda: len(packets) == 121, "all packets")
+    assert {len(m.data) for _, m in packets[:-1]} == {160}
+    np.testing.assert_allclose(heard(packets), expected[: len(heard(packets))], atol=1e-3)
+    assert abs(len(heard(packets)) - len(expected)) <= 1
+    arrivals = np.array([t for t, _ in packets]) / MS
+    # Packet k is due (k + 1) * 10 ms after the start; how late one may come is the machine's affair.
+    lateness = arrivals - arrivals[0] - np.arange(len(arrivals)) * 10.0
+    assert np.median(np.abs(lateness - np.median(lateness))) < 20.0
+
+
+def test_start_at_is_when_the_file_begins(graph, stereo_file):
+    start_ns = graph.now_ns() + 4000 * MS
+    node = graph.start_node("microphone_node", {"file": stereo_file[0], "start_at": f"{start_ns / 1e9:.9f}"})
+    packets = graph.collect(Int16MultiArray, "microphone/audio")
+    node.wait_for_output("playing")
+    graph.wait_until(lambda: len(packets) >= 50, "packets")
+    first_due_ms = np.array([t for t, _ in packets[:50]]) / MS - np.arange(50) * 10.0
+    # The first packet is captured 10 ms after the start.
+    assert np.median(first_due_ms) - start_ns / MS == pytest.approx(10.0, abs=50.0)
+
+
+def test_what_should_have_been_heard_by_now_is_left_out(graph, stereo_file):
+    start_ns = graph.now_ns() - 600 * MS
+    node = graph.start_node(
+        "microphone_node",
+        {"file": stereo_file[0], "start_at": f"{start_ns / 1e9:.9f}", "loop": True},
+    )
+    node.wait_for_output("left out")
+    packets = graph.collect(Int16MultiArray, "microphone/audio")
+    graph.wait_until(lambda: len(packets) >= 20, "packets")
+
+
+def test_a_looped_file_goes_on_without_a_gap(graph, tmp_path):
+    period = 800  # samples: 50 ms, no whole number of packets of 20 ms
+    tone = 0.5 * np.sin(2 * np.pi * 3 * np.arange(period) / period)
+    soundfile.write(tmp_path / "loop.wav", tone, 16000)
+    graph.start_node("microphone_node", {"file": tmp_path / "loop.wav", "loop": True, "packet_ms": 20})
+    packets = graph.collect(Int16MultiArray, "microphone/audio")
+    graph.wait_until(lambda: len(packets) >= 40, "packets")
+    sound = heard(packets[:40])
+    np.testing.assert_allclose(sound[period:], sound[:-period], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        (b"this is no sound at all", "no sound file that can be read"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt ", "no sound file that can be read"),
+    ],
+)
+def test_a_file_that_is_no_sound_file_ends_the_node_with_a_sentence(start_node, tmp_path, content, words):
+    path = tmp_path / "voice.wav"
+    if content is not None:
+        path.write_bytes(content)
+    node = start_node("microphone_node", {"file": path})
+    assert node.wait() == 1
+    assert words in node.output() and str(path) in node.output()
+    assert "Traceback" not in node.output()
+
+
+def test_a_message_type_that_is_not_installed_is_named_with_its_package(start_node):
+    pytest.importorskip("std_msgs")
+    node = start_node("microphone_node", {"message_type": "naoqi_bridge_msgs/msg/AudioBuffer"})
+    try:
+        import naoqi_bridge_msgs  # noqa: F401
+    except ImportError:
+        assert node.wait() == 1
+        assert "sudo apt install ros-$ROS_DISTRO-naoqi-bridge-msgs" in node.output()
+
+
+def test_a_missing_microphone_is_told_once_and_waited_for(start_node):
+    node = start_node("microphone_node", {"device": "no such device", "retry_s": 0.2})
+    output = node.wait_for_output("trying again every 0.2 s")
+    assert "no such device" in output or "PortAudio is missing" in output
+    with pytest.raises(Exception, match="timed out"):
+        node.wait(timeout=1.0)
+    assert node.stop(signal.SIGTERM) == 0
+    assert node.output().count("trying again") == 1
+
+
+def test_without_portaudio_it_says_what_to_install(start_node, tmp_path):
+    # What sounddevice does at import where the library is missing.
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
+    node = start_node("microphone_node", env={"PYTHONPATH": str(tmp_path)})
+    node.wait_for_output("sudo apt install libportaudio2")
+    assert node.running
+    assert node.stop() == 0
+
+
+def test_capture_times_are_smooth_and_follow_the_device():
+    rng = np.random.default_rng(2)
+    clock = CaptureClock(48000)
+    start = 1_800_000_000_000 * MS
+    true_rate = 48000 * (1 + 200e-6)
+    errors = []
+    for k in range(3000):
+        index = k * 480
+        true_ns = start + index * 1e9 / true_rate
+        clock.update(index, round(true_ns + rng.uniform(0, 8) * MS))
+        errors.append((clock.time_ns(index) - true_ns) / MS)
+    assert np.std(errors[200:]) < 0.6
+    assert abs(np.mean(errors[200:]) - 4.0) < 0.5
+
+
+def test_a_gap_in_the_capture_is_a_leap_of_the_clock():
+    clock = CaptureClock(16000)
+    clock.update(0, 0)
+    clock.update(160, 500 * MS)
+    assert clock.time_ns(160) == 500 * MS

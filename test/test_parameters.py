@@ -1,0 +1,79 @@
+"""Parameters: what is not allowed is refused with a sentence that says what is."""
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.parameter import Parameter as RosParameter
+
+from timar_ros.nodes.parameters import Parameter
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [
+        (0.0, "a number from 1 to 1000"),
+        ("fast", "a number from 1 to 1000"),
+        (".nan", "a number from 1 to 1000"),
+    ],
+)
+def test_a_wrong_override_ends_the_node_with_the_sentence(start_node, value, allowed):
+    node = start_node("simulated_head", {"rate_hz": value})
+    assert node.wait() == 1
+    assert "parameter 'rate_hz' is" in node.output() and allowed in node.output()
+    assert "Traceback" not in node.output()
+
+
+def test_a_whole_number_serves_where_a_number_is_due(start_node):
+    node = start_node("simulated_head", {"rate_hz": 50})
+    node.wait_for_output("simulating")
+    assert node.stop() == 0
+
+
+def test_changes_at_run_time_are_checked(graph):
+    graph.start_node("speaker_node", {"device": "no such device", "retry_s": 30})
+    client = graph.node.create_client(SetParameters, "/speaker/set_parameters")
+    assert client.wait_for_service(20.0)
+
+    def set_to(value):
+        change = RosParameter("volume", value=value).to_parameter_msg()
+        future = client.call_async(SetParameters.Request(parameters=[change]))
+        graph.wait_until(future.done, "the answer")
+        return future.result().results[0]
+
+    assert set_to(0.5).successful
+    assert set_to(2).successful
+    refused = set_to(40.0)
+    assert not refused.successful
+    assert "4.0" in refused.reason
+    assert not set_to("loud").successful
+
+
+def test_ros_tools_see_description_and_range(graph):
+    graph.start_node("speaker_node", {"device": "no such device", "retry_s": 30})
+    client = graph.node.create_client(DescribeParameters, "/speaker/describe_parameters")
+    assert client.wait_for_service(20.0)
+    future = client.call_async(DescribeParameters.Request(names=["volume", "message_type"]))
+    graph.wait_until(future.done, "the answer")
+    volume, message_type = future.result().descriptors
+    assert volume.description == "factor on the samples"
+    assert volume.floating_point_range[0].to_value == 4.0
+    assert "std_msgs/msg/Int16MultiArray" in message_type.additional_constraints
+
+
+def test_the_sentence_names_value_and_choices():
+    mode = Parameter("mode", "floor", "how turns end", choices=("floor", "fixed"))
+    assert mode.refusal("floor") is None
+    assert mode.refusal("never") == ("parameter 'mode' is 'never'; allowed is one of 'floor', 'fixed' (how turns end)")
+
+
+def test_every_element_of_a_list_is_checked():
+    weights = Parameter("weights", [1.0], "weights", minimum=0, maximum=2)
+    assert weights.refusal(weights.converted([1, 2])) is None
+    assert "from 0 to 2" in weights.refusal([1.0, 3.0])
+    assert "a list of numbers" in weights.refusal(1.0)
+
+
+def test_a_number_serves_for_a_text():
+    assert Parameter("device", "", "which device").converted(5) == "5"

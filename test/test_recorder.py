@@ -1,0 +1,180 @@
+"""The recorder: what was on the topics is in the bag, byte for byte."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import QosDurability, QosReliability
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Int16MultiArray, String
+
+from timar_ros.nodes.recorder import TypeUnknownError, register_type
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def read(path):
+    """{topic: [(time in ns, bytes)]}, {topic: connection}"""
+    with Reader(Path(path)) as reader:
+        messages = {c.topic: [] for c in reader.connections}
+        for connection, time_ns, data in reader.messages():
+            messages[connection.topic].append((time_ns, bytes(data)))
+        return messages, {c.topic: c for c in reader.connections}
+
+
+def test_every_topic_is_recorded_byte_for_byte(graph, tmp_path):
+    bag = tmp_path / "bag"
+    latched = graph.node.create_publisher(String, "floor", LATCHED)
+    latched.publish(String(data="self"))
+    recorder = graph.start_node("recorder", {"out": bag})
+    recorder.wait_for_output("recording to")
+    audio = graph.publisher(Int16MultiArray, "microphone/audio", BEST_EFFORT)
+    states = graph.publisher(JointState, "joint_states", 50)
+    graph.wait_for_match(latched)
+    came = {
+        "/microphone/audio": graph.collect_raw(Int16MultiArray, "microphone/audio", BEST_EFFORT),
+        "/joint_states": graph.collect_raw(JointState, "joint_states"),
+        "/floor": graph.collect_raw(String, "floor", LATCHED),
+    }
+    sounds = [Int16MultiArray(data=[k, -k, 7]) for k in range(40)]
+    poses = [JointState(name=["jaw"], position=[0.01 * k]) for k in range(40)]
+    begin_ns = graph.now_ns()
+    for sound, pose in zip(sounds, poses, strict=True):
+        audio.publish(sound)
+        states.publish(pose)
+        time.sleep(0.005)
+    time.sleep(0.1)
+    assert recorder.stop(signal.SIGINT) == 0
+    messages, connections = read(bag)
+    for topic, count in (("/microphone/audio", 40), ("/joint_states", 40), ("/floor", 1)):
+        assert len(messages[topic]) == len(came[topic]) == count
+        for (_, recorded), own in zip(messages[topic], came[topic], strict=True):
+            # On the way between processes messages are filled up to a multiple of 4 bytes.
+            assert recorded.startswith(own) and len(recorded) - len(own) < 4
+    times = np.array([t for t, _ in messages["/joint_states"]])
+    assert (np.diff(times) > 0).all()
+    assert begin_ns < times[0] and times[-1] < graph.now_ns()
+    offered = {topic: c.ext.offered_qos_profiles[0] for topic, c in connections.items()}
+    assert offered["/microphone/audio"].reliability == QosReliability.BEST_EFFORT
+    assert offered["/joint_states"].reliability == QosReliability.RELIABLE
+    assert offered["/floor"].durability == QosDurability.TRANSIENT_LOCAL
+    typestore = get_typestore(Stores.ROS2_JAZZY)
+    last = typestore.deserialize_cdr(messages["/joint_states"][-1][1], "sensor_msgs/msg/JointState")
+    assert last.position.tolist() == pytest.approx([0.39])
+
+
+def test_only_the_topics_asked_for_are_recorded(graph, tmp_path):
+    bag = tmp_path / "bag"
+    recorder = graph.start_node("recorder", {"out": bag, "topics": "[wanted]"})
+    recorder.wait_for_output("recording to")
+    wanted = graph.publisher(String, "wanted")
+    other = graph.node.create_publisher(String, "other", 10)
+    other.publish(String(data="no"))
+    wanted.publish(String(data="yes"))
+    time.sleep(0.3)
+    assert recorder.stop(signal.SIGTERM) == 0
+    messages, _ = read(bag)
+    assert list(messages) == ["/wanted"] and len(messages["/wanted"]) == 1
+
+
+def test_a_later_best_effort_publisher_is_heard_too(graph, tmp_path):
+    bag = tmp_path / "bag"
+    recorder = graph.start_node("recorder", {"out": bag, "topics": "[talk]"})
+    first = graph.publisher(String, "talk", 10)
+    first.publish(String(data="first"))
+    second = graph.publisher(String, "talk", BEST_EFFORT)
+    second.publish(String(data="second"))
+    time.sleep(0.3)
+    assert recorder.stop() == 0
+    messages, _ = read(bag)
+    assert any(b"second" in data for _, data in messages["/talk"])
+
+
+def test_a_killed_recorder_leaves_a_bag_that_opens(graph, tmp_path):
+    bag = tmp_path / "bag"
+    recorder = graph.start_node("recorder", {"out": bag, "topics": "[talk]"})
+    talk = graph.publisher(String, "talk", 10)
+    begin = time.monotonic()
+    sent = 0
+    while time.monotonic() - begin < 3.5:
+        talk.publish(String(data=str(sent)))
+        sent += 1
+        time.sleep(0.02)
+    recorder.kill()
+    messages, _ = read(bag)
+    assert len(messages["/talk"]) > 0.3 * sent
+
+
+def test_an_existing_folder_is_not_touched(start_node, tmp_path):
+    (tmp_path / "bag").mkdir()
+    recorder = start_node("recorder", {"out": tmp_path / "bag"})
+    assert recorder.wait() == 1
+    assert "exists already" in recorder.output()
+    assert not any((tmp_path / "bag").iterdir())
+
+
+def test_keeps_up_with_600_messages_a_second(graph, tmp_path):
+    bag = tmp_path / "bag"
+    publishers = [graph.node.create_publisher(Int16MultiArray, f"load_{k}", 50) for k in range(6)]
+    recorder = graph.start_node("recorder", {"out": bag})
+    for publisher in publishers:
+        graph.wait_for_match(publisher)
+    message = Int16MultiArray(data=list(range(320)))
+
+    def cpu_s():
+        fields = Path(f"/proc/{recorder.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before, begin = cpu_s(), time.monotonic()
+    for k in range(300):
+        for publisher in publishers:
+            publisher.publish(message)
+        time.sleep(max(0, begin + (k + 1) * 0.01 - time.monotonic()))
+    used = (cpu_s() - before) / (time.monotonic() - begin)
+    time.sleep(0.2)
+    assert recorder.stop() == 0
+    messages, _ = read(bag)
+    assert [len(messages[f"/load_{k}"]) for k in range(6)] == [300] * 6
+    assert used < 0.25
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """An installed package with message definitions that rosbags does not know."""
+    folder = tmp_path / "share" / "toy_msgs" / "msg"
+    folder.mkdir(parents=True)
+    (folder / "Toy.msg").write_text("std_msgs/Header header\nPart[] parts\nfloat32 size\n")
+    (folder / "Part.msg").write_text("string name\n")
+    (folder / "Broken.msg").write_text("other_toy_msgs/Thing thing\n")
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "toy_msgs").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=os.pathsep)
+
+
+def test_a_type_rosbags_does_not_know_is_read_from_its_package(own_package):
+    typestore = get_typestore(Stores.ROS2_JAZZY)
+    register_type(typestore, "toy_msgs/msg/Toy")
+    toy, part = typestore.types["toy_msgs/msg/Toy"], typestore.types["toy_msgs/msg/Part"]
+    header = typestore.types["std_msgs/msg/Header"](
+        stamp=typestore.types["builtin_interfaces/msg/Time"](sec=1, nanosec=2), frame_id="f"
+    )
+    message = toy(header=header, parts=[part(name="wheel")], size=2.5)
+    data = typestore.serialize_cdr(message, "toy_msgs/msg/Toy")
+    assert typestore.deserialize_cdr(data, "toy_msgs/msg/Toy").parts[0].name == "wheel"
+
+
+@pytest.mark.parametrize("name", ["toy_msgs/msg/Broken", "not_there_msgs/msg/Thing"])
+def test_a_type_that_is_nowhere_is_named_with_its_package(own_package, name):
+    with pytest.raises(TypeUnknownError, match="sudo apt install ros-.*-msgs"):
+        register_type(get_typestore(Stores.ROS2_JAZZY), name)

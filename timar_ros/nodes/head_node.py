@@ -1,0 +1,549 @@
+"""The head node: both voices in; trajectories, blendshapes, head pose, speaking, floor and diagnostics out.
+
+Threads and what they hold:
+- The executor's thread takes in messages: it decodes sound and hands it to the pairer, under `_pairing`.
+- The hop thread takes frames from the pairer (under `_pairing`), runs turns and policy, plans the joints' motion and
+  publishes the trajectory. It alone touches conversation and planner while the node is active.
+- The playout thread publishes each frame's head pose and blendshapes when the neck is due to show that frame.
+Times are ROS time in ns. A frame captured at t is due at t + playout_delay_ms, for neck and face alike.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import QuaternionStamped
+from rclpy.clock import ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from rclpy.time import Time
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from timar_ros.errors import TimarError
+from timar_ros.model.checkpoint import load_policy
+from timar_ros.motion.channels import ARKIT_BLENDSHAPES, HEAD_CHANNELS, quaternion_from_rpy
+from timar_ros.motion.retarget import Retargeter
+from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
+from timar_ros.nodes.parameters import Parameter, declare
+from timar_ros.nodes.playout import Playout
+from timar_ros.nodes.runtime import events_executor, run
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.robot.profile import RobotProfile
+from timar_ros.stream.audio_messages import (
+    AUDIO_MESSAGE_TYPES,
+    AUTO,
+    AudioDecoder,
+    AudioFormat,
+    audio_message_type,
+    import_message_class,
+)
+from timar_ros.stream.conversation import Conversation, Hop
+from timar_ros.stream.frames import PARTNER, SELF, Frame, FramePairer
+from timar_ros.stream.hop_statistics import HopStatistics
+from timar_ros.stream.partner_face import PartnerFace
+from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.turns import TurnSegmenter
+
+# From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
+PLAYOUT_RESERVE_MS = 90
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
+
+PARAMETERS = (
+    Parameter("policy", "default", "policy folder: a name under models/ or a path", read_only=True),
+    Parameter("device", "auto", "where the policy runs", choices=("auto", "cuda", "cpu"), read_only=True),
+    Parameter("threads", 1, "CPU threads of the policy", minimum=1, maximum=64, read_only=True),
+    Parameter(
+        "seed",
+        0,
+        "seed of the policy's noise: equal seeds and sound give equal motion",
+        minimum=0,
+        maximum=2**31,
+    ),
+    Parameter(
+        "temperature",
+        -1.0,
+        "scale of the policy's noise, 0 for none; -1 takes the policy's own",
+        minimum=-1.0,
+        maximum=2.0,
+    ),
+    Parameter(
+        "robot",
+        "generic",
+        "robot profile: a name under config/robots/ or the path of a YAML file",
+        read_only=True,
+    ),
+    Parameter(
+        "intensity",
+        1.0,
+        "factor on the head's rotation; 0 keeps it straight ahead",
+        minimum=0.0,
+        maximum=1.5,
+    ),
+    Parameter(
+        "hop_frames",
+        2,
+        "frames of 40 ms that the policy advances by",
+        minimum=1,
+        maximum=4,
+        read_only=True,
+    ),
+    Parameter(
+        "turns",
+        "floor",
+        "turns of the conversation, or the published second",
+        choices=("floor", "fixed"),
+        read_only=True,
+    ),
+    Parameter(
+        "playout_delay_ms",
+        0,
+        "from a frame's capture until the head shows it; 0: hop + 90 ms",
+        minimum=0,
+        maximum=1000,
+        read_only=True,
+    ),
+    Parameter(
+        "max_wait_ms",
+        60,
+        "how long a frame waits for a voice that is late",
+        minimum=0,
+        maximum=500,
+        read_only=True,
+    ),
+    Parameter("head_frame", "head", "frame of the head pose (REP-105)", read_only=True),
+    Parameter(
+        "stamp",
+        "timeline",
+        "trajectories' stamps: the sound's time, or zero for clocks that differ",
+        choices=("timeline", "zero"),
+    ),
+    Parameter(
+        "audio_message_type",
+        AUTO,
+        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
+        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
+        read_only=True,
+    ),
+    Parameter(
+        "audio_rate",
+        16000,
+        "Hz, for audio messages that do not tell it",
+        minimum=8000,
+        maximum=48000,
+        read_only=True,
+    ),
+    Parameter(
+        "audio_channels",
+        1,
+        "channels, for audio messages that do not tell them",
+        minimum=1,
+        maximum=255,
+        read_only=True,
+    ),
+    Parameter(
+        "audio_encoding",
+        "S16LE",
+        "encoding, for audio messages that do not tell it",
+        read_only=True,
+    ),
+    Parameter(
+        "audio_reliability",
+        "best_effort",
+        "QoS of the audio subscriptions",
+        choices=("best_effort", "reliable"),
+        read_only=True,
+    ),
+    Parameter("autostart", True, "configure and activate without a lifecycle manager", read_only=True),
+)
+
+
+class HeadNode(LifecycleNode):
+    """A managed node; see the module's docstring for its threads."""
+
+    def __init__(self) -> None:
+        super().__init__("head")
+        self._settings = declare(self, PARAMETERS)
+        self._hop_thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        if self._settings.autostart:
+            self._start()
+
+    def _start(self) -> None:
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != TransitionCallbackReturn.SUCCESS:
+                raise TimarError("the head node could not start; the reason is logged above")
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._load()
+        except TimarError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._make_publishers()
+        self._make_subscriptions()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._begin_conversation()
+        result = super().on_activate(state)
+        self._stopping.clear()
+        self._playout.start()
+        self._hop_thread = threading.Thread(target=self._hear_and_move, name="hops")
+        self._hop_thread.start()
+        self.get_logger().info(
+            f"active: policy {self._policy.name} on {self._stepper.device}, robot {self._profile.name}"
+        )
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_threads()
+        if self._planner_started:
+            self._publish_trajectory(self._planner.halt(self._now_ns()), self._now_ns())
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._hop_thread is not None:
+            self.on_deactivate(state)
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """End the threads, whatever state the node is in."""
+        self._stop_threads()
+
+    # Building up
+
+    def _load(self) -> None:
+        """Everything that can be wrong with files and devices, before anything is published."""
+        p = self._settings
+        torch.set_num_threads(p.threads)
+        self._policy = load_policy(p.policy)
+        sampling = Sampling.from_policy(self._policy, temperature=p.temperature if p.temperature >= 0 else None)
+        self._stepper = IncrementalPolicy(self._policy, p.device, p.seed, sampling)
+        self._profile = RobotProfile.load(p.robot)
+        self._retargeter = Retargeter(self._profile)
+        self._message_type = audio_message_type(p.audio_message_type).name
+        self._message_class = import_message_class(self._message_type)
+        self._audio_format = AudioFormat(p.audio_rate, p.audio_channels, p.audio_encoding)
+        AudioDecoder(
+            self._message_type, self._audio_format
+        )  # refuses a wrong format here rather than at the first packet
+        self._playout_delay_ns = (p.playout_delay_ms or p.hop_frames * FRAME_NS // 10**6 + PLAYOUT_RESERVE_MS) * 10**6
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Move through a second of silence, so that the first hop of the conversation is not the slow one."""
+        segmenter = TurnSegmenter(self._settings.turns, hop_frames=self._settings.hop_frames)
+        conversation = Conversation(self._stepper, segmenter, self._settings.hop_frames)
+        silence = np.zeros(FRAME_SAMPLES, np.float32)
+        frames = [Frame(i, i * FRAME_NS, silence, silence, False, False) for i in range(30)]
+        planner = TrajectoryPlanner(self._profile, self._settings.hop_frames)
+        planner.resume(self._retargeter.joints(np.zeros(3))[0])
+        for hop in conversation.push(frames):
+            targets = self._retargeter.joints(hop.motion[:, : len(HEAD_CHANNELS)])
+            trajectory = planner.plan(targets, hop.frames[0].stamp_ns, hop.frames[0].stamp_ns)
+            serialize_message(self._trajectory_message(trajectory, hop.frames[0].stamp_ns))
+        self._stepper.settle()
+        self._stepper.reset()
+
+    def _make_publishers(self) -> None:
+        self._trajectories = self.create_lifecycle_publisher(JointTrajectory, self._profile.command.topic, 10)
+        self._blendshapes = self.create_lifecycle_publisher(JointState, "~/blendshapes", 10)
+        self._poses = self.create_lifecycle_publisher(QuaternionStamped, "~/head_pose", 10)
+        self._speaking = {
+            party: self.create_lifecycle_publisher(Bool, f"{party}/is_speaking", LATCHED) for party in (SELF, PARTNER)
+        }
+        self._floors = self.create_lifecycle_publisher(String, "~/floor", LATCHED)
+        self._turns = self.create_lifecycle_publisher(String, "~/turns", 50)
+        self._diagnostics = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def _make_subscriptions(self) -> None:
+        self._pairing = threading.Condition()
+        self._pairer = FramePairer(max_wait_ms=self._settings.max_wait_ms)
+        self._partner_face = PartnerFace()
+        self._playout = Playout(self._now_ns, self._show)
+        self._stopping = threading.Event()
+        reliability = ReliabilityPolicy[self._settings.audio_reliability.upper()]
+        qos = QoSProfile(depth=100, reliability=reliability)
+        self._decoders = {party: AudioDecoder(self._message_type, self._audio_format) for party in AUDIO_TOPICS}
+        self._inputs = []
+        info_type = audio_message_type(self._message_type).info_type
+        for party, topic in AUDIO_TOPICS.items():
+            hear = self._hearer(party)
+            self._inputs.append(self.create_subscription(self._message_class, topic, hear, qos))
+            if info_type:
+                info_class = import_message_class(info_type)
+                self._inputs.append(
+                    self.create_subscription(info_class, f"{topic}_info", self._info_taker(party), LATCHED)
+                )
+        self._inputs += [
+            self.create_subscription(JointState, "partner/blendshapes", self._see_face, qos),
+            self.create_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos),
+            self.create_subscription(JointState, "joint_states", self._feel_joints, qos),
+        ]
+        self._timer = self.create_timer(1.0, self._report)
+
+    def _begin_conversation(self) -> None:
+        p = self._settings
+        self._stepper.reset()
+        segmenter = TurnSegmenter(p.turns, hop_frames=p.hop_frames)
+        self._conversation = Conversation(self._stepper, segmenter, p.hop_frames)
+        with self._pairing:
+            self._pairer = FramePairer(max_wait_ms=p.max_wait_ms)
+        self._planner = TrajectoryPlanner(self._profile, p.hop_frames)
+        self._planner_started = False
+        self._joint_positions: dict[str, float] = {}
+        self._statistics = HopStatistics()
+        self._said: dict[str, object] = {}
+
+    def _release(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self.destroy_timer(self._timer)
+        for publisher in (
+            *self._speaking.values(),
+            self._trajectories,
+            self._blendshapes,
+            self._poses,
+            self._floors,
+            self._turns,
+            self._diagnostics,
+        ):
+            self.destroy_publisher(publisher)
+
+    def _stop_threads(self) -> None:
+        if self._hop_thread is None:
+            return
+        self._stopping.set()
+        with self._pairing:
+            self._pairing.notify()
+        self._hop_thread.join()
+        self._hop_thread = None
+        self._playout.stop()
+
+    # In: the executor's thread
+
+    def _hearer(self, party: str):
+        def hear(message) -> None:
+            arrival_ns = self._now_ns()
+            if self._hop_thread is None:
+                return
+            try:
+                chunk = self._decoders[party].decode(message)
+                with self._pairing:
+                    self._pairer.push(party, chunk, arrival_ns)
+                    self._pairing.notify()
+            except TimarError as error:
+                self._statistics.refused[party] += 1
+                self.get_logger().error(f"{AUDIO_TOPICS[party]}: {error}", throttle_duration_sec=5.0)
+
+        return hear
+
+    def _info_taker(self, party: str):
+        def take(message) -> None:
+            try:
+                self._decoders[party].set_info(message)
+            except TimarError as error:
+                self.get_logger().error(f"{AUDIO_TOPICS[party]}_info: {error}")
+
+        return take
+
+    def _see_face(self, message: JointState) -> None:
+        with self._pairing:
+            self._partner_face.push_blendshapes(self._stamp_ns(message.header), message.name, message.position)
+
+    def _see_pose(self, message: QuaternionStamped) -> None:
+        q = message.quaternion
+        with self._pairing:
+            self._partner_face.push_pose(self._stamp_ns(message.header), (q.x, q.y, q.z, q.w))
+
+    def _feel_joints(self, message: JointState) -> None:
+        if not self._planner_started:
+            self._joint_positions |= zip(message.name, message.position, strict=False)
+
+    def _stamp_ns(self, header) -> int:
+        return Time.from_msg(header.stamp).nanoseconds or self._now_ns()
+
+    @property
+    def _simulated_time(self) -> bool:
+        clock = self.get_clock()
+        return clock.clock_type == ClockType.ROS_TIME and clock.ros_time_is_active
+
+    def _now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    # Through: the hop thread
+
+    def _hear_and_move(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                for hop in self._conversation.push(self._next_frames()):
+                    self._move(hop)
+        except Exception as error:
+            # The head comes to rest by its last trajectory; the executor's thread ends the process with this error.
+            self._failure = error
+
+    def _next_frames(self) -> list[Frame]:
+        """Wait for the next frames of both voices, with the partner's face as it was then."""
+        with self._pairing:
+            frames = self._pairer.poll(self._now_ns())
+            while not frames and not self._stopping.is_set():
+                self._pairing.wait(self._wait_s())
+                frames = self._pairer.poll(self._now_ns())
+            return [replace(f, partner_motion=self._partner_face.at(f.stamp_ns + FRAME_NS)) for f in frames]
+
+    def _wait_s(self) -> float:
+        deadline_ns = self._pairer.next_deadline_ns()
+        if deadline_ns is None:
+            return 0.5
+        # Simulated time may run at any rate: look again soon.
+        longest = 0.005 if self._simulated_time else 0.5
+        return min(max((deadline_ns - self._now_ns()) * 1e-9, 0.0005), longest)
+
+    def _move(self, hop: Hop) -> None:
+        first_due_ns = hop.frames[0].stamp_ns + self._playout_delay_ns
+        if not self._planner_started:
+            self._planner.resume(self._present_position())
+            self._planner_started = True
+        targets = self._retargeter.joints(hop.motion[:, : len(HEAD_CHANNELS)], self._settings.intensity)
+        trajectory = self._planner.plan(targets, first_due_ns, self._now_ns())
+        self._publish_trajectory(trajectory, hop.heard_until_ns)
+        published_ns = self._now_ns()
+        self._statistics.add(hop, published_ns, missed=published_ns > first_due_ns - FRAME_NS)
+        self._announce(hop)
+        for frame, motion in zip(hop.frames, hop.motion, strict=True):
+            self._playout.put(frame.stamp_ns + self._playout_delay_ns, (frame.stamp_ns, motion))
+        self._stepper.settle()
+
+    def _present_position(self) -> np.ndarray:
+        """Where `joint_states` has the head, or straight ahead where nothing is known."""
+        if missing := [name for name in self._profile.joint_names if name not in self._joint_positions]:
+            self.get_logger().warning(
+                f"joint_states has not told {', '.join(missing)} yet; taking the head to look straight ahead"
+            )
+        straight = dict(zip(self._profile.joint_names, self._retargeter.joints(np.zeros(3))[0], strict=True))
+        return np.array([self._joint_positions.get(name, straight[name]) for name in self._profile.joint_names])
+
+    # Out
+
+    def _publish_trajectory(self, trajectory: Trajectory, stamp_ns: int) -> None:
+        self._trajectories.publish(self._trajectory_message(trajectory, stamp_ns))
+
+    def _trajectory_message(self, trajectory: Trajectory, stamp_ns: int) -> JointTrajectory:
+        """Points from now on; `stamp_ns` is the time that time_from_start counts from."""
+        if self._settings.stamp == "zero":
+            stamp_ns = self._now_ns()
+        message = JointTrajectory(joint_names=list(self._profile.joint_names))
+        if self._settings.stamp != "zero":
+            message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
+        ahead = trajectory.times_ns > stamp_ns
+        rows = zip(
+            (trajectory.times_ns[ahead] - stamp_ns).tolist(),
+            trajectory.positions[ahead].tolist(),
+            trajectory.velocities[ahead].tolist(),
+            trajectory.accelerations[ahead].tolist(),
+            strict=True,
+        )
+        for time_ns, positions, velocities, accelerations in rows:
+            point = JointTrajectoryPoint(positions=positions, velocities=velocities, accelerations=accelerations)
+            point.time_from_start.sec, point.time_from_start.nanosec = divmod(time_ns, 10**9)
+            message.points.append(point)
+        return message
+
+    def _announce(self, hop: Hop) -> None:
+        """Speaking and floor when they change, and every new turn."""
+        for update in hop.updates:
+            self._say("self", self._speaking[SELF], Bool(data=update.own_speaking))
+            self._say("partner", self._speaking[PARTNER], Bool(data=update.partner_speaking))
+            self._say("floor", self._floors, String(data=update.floor.value))
+        first = hop.frames[0]
+        for boundary in hop.boundaries:
+            stamp_ns = first.stamp_ns + (boundary.frame - first.index) * FRAME_NS
+            turn = {
+                "frame": boundary.frame,
+                "stamp_ns": stamp_ns,
+                "reason": boundary.reason,
+                "floor": boundary.floor.value,
+            }
+            self._turns.publish(String(data=json.dumps(turn)))
+
+    def _say(self, what: str, publisher, message) -> None:
+        if self._said.get(what) != message.data:
+            self._said[what] = message.data
+            publisher.publish(message)
+
+    def _show(self, shown: tuple[int, np.ndarray]) -> None:
+        """Head pose and blendshapes of one frame, stamped with its capture."""
+        stamp_ns, motion = shown
+        stamp = Time(nanoseconds=stamp_ns).to_msg()
+        pose = QuaternionStamped()
+        pose.header.stamp, pose.header.frame_id = stamp, self._settings.head_frame
+        q = pose.quaternion
+        q.x, q.y, q.z, q.w = quaternion_from_rpy(motion[None, : len(HEAD_CHANNELS)])[0].tolist()
+        face = JointState(name=list(ARKIT_BLENDSHAPES), position=motion[len(HEAD_CHANNELS) :].tolist())
+        face.header.stamp, face.header.frame_id = stamp, self._settings.head_frame
+        self._poses.publish(pose)
+        self._blendshapes.publish(face)
+
+    def _report(self) -> None:
+        """Diagnostics, once a second while active."""
+        if self._failure is not None:
+            raise self._failure
+        if self._hop_thread is None:
+            return
+        with self._pairing:
+            health = self._pairer.health()
+            spoiled = {party: decoder.invalid_samples for party, decoder in self._decoders.items()}
+        statuses = [self._statistics.latency_status(self._settings.hop_frames, self._playout_delay_ns)]
+        for party in AUDIO_TOPICS:
+            values = dict(health[party]) | {
+                "refused_messages": self._statistics.refused[party],
+                "invalid_samples": spoiled[party],
+            }
+            ok, said = values.pop("ok"), values.pop("message")
+            statuses.append((f"audio {party}", not ok, said, values))
+        policy = {
+            "policy": self._policy.name, "device": str(self._stepper.device), "robot": self._profile.name,
+            **{name: self._settings[name] for name in ("seed", "hop_frames", "turns", "intensity")},
+            "temperature": self._stepper.sampling.temperature, "playout_delay_ms": self._playout_delay_ns // 10**6,
+        }  # fmt: skip
+        statuses.append(("policy", False, "running", policy))
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        for name, warn, said, values in statuses:
+            level = DiagnosticStatus.WARN if warn else DiagnosticStatus.OK
+            pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+            status = DiagnosticStatus(
+                level=level,
+                name=f"head: {name}",
+                message=said,
+                hardware_id=self._profile.name,
+                values=pairs,
+            )
+            message.status.append(status)
+        self._diagnostics.publish(message)
+
+
+def main() -> int:
+    # Three threads share the interpreter; the default of 5 ms between switches would show in the latency.
+    sys.setswitchinterval(0.0005)
+    return run(HeadNode, make_executor=events_executor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

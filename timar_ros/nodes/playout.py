@@ -1,0 +1,62 @@
+"""A thread that hands out items when their time has come."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+
+class Playout:
+    """Calls `show(item)` at each item's due time. Items must be put in the order of their due times.
+
+    Args:
+        now_ns: the clock that due times refer to; it may be simulated.
+        show: called from this object's thread.
+    """
+
+    # A simulated clock may run at any rate and may jump: never sleep longer than this.
+    LONGEST_SLEEP_S = 0.02
+
+    def __init__(self, now_ns: Callable[[], int], show: Callable[[Any], None]) -> None:
+        self._now_ns = now_ns
+        self._show = show
+        self._items: deque[tuple[int, Any]] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._running = False
+
+    def start(self) -> None:
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name="playout")
+        self._thread.start()
+
+    def put(self, due_ns: int, item: Any) -> None:
+        with self._changed:
+            self._items.append((due_ns, item))
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Drop what is not due yet and end the thread."""
+        with self._changed:
+            self._running = False
+            self._items.clear()
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._running and not self._items:
+                    self._changed.wait()
+                if not self._running:
+                    return
+                wait_s = (self._items[0][0] - self._now_ns()) * 1e-9
+                if wait_s > 0:
+                    self._changed.wait(min(wait_s, self.LONGEST_SLEEP_S))
+                    continue
+                _, item = self._items.popleft()
+            self._show(item)

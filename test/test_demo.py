@@ -1,0 +1,82 @@
+"""`timar demo`: a conversation through the real nodes, each a process of its own; and what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import soundfile
+
+pytest.importorskip("rclpy")
+
+from timar_ros.replay.bag import read_recording
+
+DIALOGUES = Path(__file__).parent / "data" / "dialogues"
+SECONDS = 10
+
+
+def timar(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "timar_ros.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Ten seconds of a test dialogue, as stereo 44.1 kHz and as 16 kHz mono files; the folder of the results."""
+    folder = tmp_path_factory.mktemp("demo")
+    for party in ("self", "partner"):
+        samples, rate = soundfile.read(DIALOGUES / f"dialogue_1_{party}.ogg")
+        soundfile.write(folder / f"{party}.wav", samples[: SECONDS * rate], rate)
+    done = timar("demo", "--self", folder / "self.wav", "--partner", folder / "partner.wav", "--out", folder / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "out", done.stdout
+
+
+def test_it_leaves_bag_report_video_and_summary_and_prints_a_table(demo):
+    out, printed = demo
+    assert "median reaction" in printed and "report.html" in printed
+    assert (out / "report.html").stat().st_size > 50_000
+    with av.open(str(out / "head.mp4")) as video:
+        assert SECONDS - 1 < video.duration / 1e6 < SECONDS + 2
+    assert not read_recording(out / "bag").losses
+
+
+def test_its_summary_holds_what_was_heard_and_done(demo):
+    """Counts only: timing goals are for an idle machine."""
+    summary = json.loads((demo[0] / "summary.json").read_text())
+    assert SECONDS - 0.5 < summary["seconds"] < SECONDS + 2
+    assert summary["frames"] == pytest.approx(25 * SECONDS, abs=40)
+    assert summary["commands"] >= 0.95 * summary["hops"]
+    assert summary["blendshape_messages"] >= 0.95 * summary["frames"]
+    assert summary["refusals"] == 0 and summary["limit_violations"] == 0
+    assert summary["turns"] >= summary["turns_by_floor"] >= 1
+    assert 0 < summary["latency_ms"]["p50"] < summary["reaction_ms"]["p50"]
+    assert summary["policy"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("--self", "here.wav"), "SELF is given without PARTNER; a conversation has two voices"),
+        (("--partner", "here.wav"), "PARTNER is given without SELF"),
+        (("--self", "here.wav", "--partner", "nowhere.wav"), "there is no file nowhere.wav"),
+        (("--self", "here.wav", "--partner", "text.wav"), "text.wav is no sound file that can be read"),
+        (("--self", "here.wav", "--partner", "short.wav"), "at least 1 s is needed"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_with_a_sentence(tmp_path, monkeypatch, given, sentence):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("here.wav", [0.0] * 32000, 16000)
+    soundfile.write("short.wav", [0.0] * 100, 16000)
+    Path("text.wav").write_text("this is no sound")
+    done = timar("demo", *given)
+    assert done.returncode == 1
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_policy_that_is_not_there_ends_the_demo_with_its_reason(tmp_path):
+    done = timar("demo", "--policy", "nobody", "--out", tmp_path)
+    assert done.returncode == 1
+    assert "no policy folder at" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,578 @@
+"""Reads a rosbag2 of a conversation into one `Recording`: voices, motion, commands, diagnostics.
+
+Times are ROS time, integer nanoseconds. A bag that breaks off or lacks topics is read as far as it
+goes; what is missing is empty or None, and `Recording.losses` says in words what was lost.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+import yaml
+from rosbags.interfaces import MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from scipy.ndimage import median_filter
+
+from timar_ros.errors import TimarError
+from timar_ros.motion.channels import ARKIT_BLENDSHAPES, rpy_from_quaternion
+from timar_ros.rates import FRAME_NS, SAMPLE_RATE
+from timar_ros.replay.salvage import McapSalvage
+from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AudioChunk, AudioDecoder
+from timar_ros.stream.frames import PARTNER, SELF
+
+# What each topic of the running graph is for; namespaces and the head node's name may differ.
+TOPIC_PATTERNS: dict[str, str] = {
+    "self_audio": r"/microphone/audio$",
+    "partner_audio": r"/partner/audio$",
+    "self_audio_info": r"/microphone/audio_info$",
+    "partner_audio_info": r"/partner/audio_info$",
+    "self_speaking": r"/self/is_speaking$",
+    "partner_speaking": r"/partner/is_speaking$",
+    "floor": r"/floor$",
+    "turns": r"/turns$",
+    "head_pose": r"(?<!/partner)/head_pose$",
+    "blendshapes": r"(?<!/partner)/blendshapes$",
+    "joint_states": r"/joint_states$",
+    "trajectories": r"/joint_trajectory$",
+    "command_latency": r"/command_latency_ms$",
+    "refusals": r"/refusals$",
+    "diagnostics": r"/diagnostics$",
+    "parameters": r"/parameter_events$",
+}
+_EXPECTED = (
+    "self_audio",
+    "partner_audio",
+    "floor",
+    "turns",
+    "head_pose",
+    "blendshapes",
+    "joint_states",
+    "trajectories",
+    "diagnostics",
+)
+_CLOCK_SLACK_NS = 5_000_000_000  # stamps further than this outside the bag are of another clock
+_JITTER_WINDOW = 25  # packets
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Messages of one topic as arrays: n messages, C named values each."""
+
+    times_ns: np.ndarray  # int64 [n], when the recorder received them
+    stamps_ns: np.ndarray  # int64 [n], their header's stamp; times_ns where there is none
+    names: tuple[str, ...]
+    values: np.ndarray  # float64 [n, C]
+
+    def __len__(self) -> int:
+        return len(self.times_ns)
+
+    def column(self, name: str) -> np.ndarray | None:
+        """float64 [n] of one name, None where the messages do not have it."""
+        return self.values[:, self.names.index(name)] if name in self.names else None
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One party's sound, 16 kHz mono float32 in [-1, 1], silence where no message covers it."""
+
+    start_ns: int
+    samples: np.ndarray
+    messages: int
+    missing_ns: int  # silence between messages
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + round(len(self.samples) * 1e9 / SAMPLE_RATE)
+
+    def between(self, start_ns: int, end_ns: int) -> np.ndarray:
+        """float32 samples of a stretch of time, silence where the voice has none."""
+        length = round((end_ns - start_ns) * SAMPLE_RATE / 1e9)
+        first = round((start_ns - self.start_ns) * SAMPLE_RATE / 1e9)
+        out = np.zeros(max(0, length), np.float32)
+        low, high = max(0, first), min(len(self.samples), first + length)
+        if high > low:
+            out[low - first : high - first] = self.samples[low:high]
+        return out
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time with one value, as it was announced on a latched topic."""
+
+    start_ns: int
+    end_ns: int
+    value: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn boundary: the frame a new turn begins with, and why."""
+
+    frame: int
+    stamp_ns: int
+    reason: str
+    floor: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A message that is text, with the time it arrived."""
+
+    time_ns: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """The last values of one diagnostics status."""
+
+    name: str
+    level: int  # 0 ok, 1 warning, 2 error, 3 stale
+    message: str
+    values: dict[str, str]
+    time_ns: int
+
+
+@dataclass
+class Recording:
+    """A conversation as recorded; signals that were not recorded are None or empty."""
+
+    path: Path
+    begin_ns: int
+    finish_ns: int
+    voices: dict[str, Voice] = field(default_factory=dict)
+    speaking: dict[str, list[Span]] = field(default_factory=dict)
+    floor: list[Span] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    head_pose: Signal | None = None  # x, y, z, w of the quaternion
+    blendshapes: Signal | None = None  # the 52 ARKit names
+    joint_states: Signal | None = None  # the joints that the commands name, rad
+    trajectories: Signal | None = None  # positions of the first point, rad
+    command_latency: Signal | None = None  # ms, per accepted command
+    refusals: list[Event] = field(default_factory=list)
+    diagnostics: dict[str, Status] = field(default_factory=dict)
+    parameters: dict[str, dict[str, object]] = field(default_factory=dict)  # by node
+    topics: dict[str, tuple[str, int]] = field(default_factory=dict)  # type, messages
+    losses: list[str] = field(default_factory=list)
+
+    @property
+    def start_ns(self) -> int:
+        """The conversation's first instant: the first frame's stamp, else the first sample's."""
+        starts = [int(s.stamps_ns[0]) for s in (self.blendshapes, self.head_pose) if s]
+        starts = starts or [voice.start_ns for voice in self.voices.values()]
+        return min(starts, default=self.begin_ns)
+
+    @property
+    def end_ns(self) -> int:
+        """The conversation's last instant: the last frame's end, else the last sample's."""
+        ends = [int(s.stamps_ns[-1]) + FRAME_NS for s in (self.blendshapes, self.head_pose) if s]
+        ends = ends or [voice.end_ns for voice in self.voices.values()]
+        return max(ends, default=self.finish_ns)
+
+    def head_rpy(self) -> np.ndarray | None:
+        """float64 [n, 3] roll, pitch, yaw (rad) of the head pose messages."""
+        return rpy_from_quaternion(self.head_pose.values) if self.head_pose else None
+
+    def playout_ns(self) -> int | None:
+        """How long after its stamp a frame is due to be shown.
+
+        As the head node tells it, else the median delay of the face and head pose messages.
+        """
+        for text in self.diagnostic_values("head", "playout_delay_ms"):
+            with suppress(ValueError):
+                return round(float(text) * 1e6)
+        delays = [s.times_ns - s.stamps_ns for s in (self.blendshapes, self.head_pose) if s]
+        return int(np.median(np.concatenate(delays))) if delays else None
+
+    def diagnostic_values(self, source: str, key: str) -> list[str]:
+        """Last values of a key, in all statuses whose name begins with `source` and a colon."""
+        return [
+            status.values[key]
+            for name, status in self.diagnostics.items()
+            if name.split(":")[0].strip("/ ") == source and key in status.values
+        ]
+
+
+def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) -> Recording:
+    """Reads a rosbag2 (mcap or sqlite3): its folder, or one of its storage files.
+
+    Args:
+        path: the bag.
+        topics: names for the roles of `TOPIC_PATTERNS`, where the recording used others.
+
+    Raises:
+        TimarError: no bag there, nothing in it can be read, or a role is unknown.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise TimarError(f"there is no recording at {path}; expected a rosbag2 folder; "
+                         "pass the folder that holds metadata.yaml")  # fmt: skip
+    unknown = set(topics or ()) - set(TOPIC_PATTERNS)
+    if unknown:
+        raise TimarError(
+            f"unknown role {sorted(unknown)[0]!r} for a topic; expected one of "
+            f"{', '.join(TOPIC_PATTERNS)}; correct the name"
+        )
+    reading = _Reading(dict(topics or {}))
+    try:
+        reading.add_all(_indexed_messages(path, reading))
+    except Exception as error:  # readers raise many kinds on a damaged file; then salvage it
+        reading = _Reading(dict(topics or {}))
+        reading.losses.append(f"the bag is damaged or incomplete ({_first_line(error)})")
+        reading.add_all(_salvaged_messages(path, reading))
+    if not reading.messages:
+        raise TimarError(
+            f"nothing could be read from {path}; expected a rosbag2 recorded as mcap or sqlite3; "
+            "record it again, or pass another folder" + "".join(f" ({loss})" for loss in reading.losses)
+        )
+    return reading.recording(path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _indexed_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
+    with Reader(path) as bag:
+        for connection in bag.connections:
+            definition = connection.msgdef
+            encoding = {
+                MessageDefinitionFormat.MSG: "ros2msg",
+                MessageDefinitionFormat.IDL: "ros2idl",
+            }.get(definition.format, "")
+            reading.learn_type(connection.msgtype, encoding, definition.data)
+        for connection, time_ns, data in bag.messages():
+            yield connection.topic, connection.msgtype, time_ns, data
+
+
+def _salvaged_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
+    """All messages that can be had without index and metadata, then what the metadata misses."""
+    counts: Counter[str] = Counter()
+    last_ns = 0
+    files = sorted(path.glob("*")) if path.is_dir() else [path]
+    for file in files:
+        if file.suffix == ".mcap":
+            salvage = McapSalvage(file)
+            for message in salvage:
+                reading.learn_type(message.type_name, message.schema_encoding, message.schema)
+                counts[message.topic] += 1
+                last_ns = max(last_ns, message.time_ns)
+                yield message.topic, message.type_name, message.time_ns, message.data
+            if salvage.broken:
+                reading.losses.append(f"{file.name} breaks off: its end is lost")
+        elif file.suffix == ".db3":
+            try:
+                for topic, type_name, time_ns, data in _indexed_messages(file, reading):
+                    counts[topic] += 1
+                    last_ns = max(last_ns, time_ns)
+                    yield topic, type_name, time_ns, data
+            except Exception as error:  # a damaged database: keep the rows before the damage
+                reading.losses.append(f"{file.name} breaks off ({_first_line(error)})")
+    reading.losses += _missing_by_metadata(path, counts, last_ns)
+
+
+def _missing_by_metadata(path: Path, counts: Counter[str], last_ns: int) -> list[str]:
+    """What metadata.yaml promises beyond what was read, in words."""
+    try:
+        text = (path / "metadata.yaml").read_text()
+        info = yaml.safe_load(text)["rosbag2_bagfile_information"]
+        end_ns = info["starting_time"]["nanoseconds_since_epoch"] + info["duration"]["nanoseconds"]
+        promised = {
+            entry["topic_metadata"]["name"]: entry["message_count"] for entry in info["topics_with_message_count"]
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return ["there is no usable metadata.yaml, so how much is lost at the end is unknown"]
+    losses = []
+    if last_ns and end_ns - last_ns > 50_000_000:
+        losses.append(f"the last {(end_ns - last_ns) / 1e9:.1f} s are lost")
+    losses += [
+        f"{topic}: {count - counts[topic]} of {count} messages are lost"
+        for topic, count in sorted(promised.items())
+        if counts[topic] < count
+    ]
+    return losses
+
+
+class _Reading:
+    """Collects decoded messages by topic, and makes the recording of them."""
+
+    def __init__(self, topics: dict[str, str]) -> None:
+        self.losses: list[str] = []
+        self.messages = 0
+        self._topics = topics
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._types: dict[str, tuple[str, int]] = {}
+        self._role_of: dict[str, str | None] = {}
+        self._collected: dict[str, list[tuple[int, Any]]] = defaultdict(list)
+        self._unreadable: dict[str, tuple[int, str]] = {}
+        self._decoders: dict[str, AudioDecoder] = {}
+        self._audio_info: dict[str, Any] = {}
+        self._first_ns, self._last_ns = 2**63 - 1, 0
+
+    def learn_type(self, type_name: str, encoding: str, definition: str) -> None:
+        """Makes a message type of the bag readable that ROS's own packages do not have."""
+        if type_name in self._store.fielddefs or not definition:
+            return
+        if encoding == "ros2msg":
+            self._store.register(get_types_from_msg(definition, type_name))
+        elif encoding == "ros2idl":
+            self._store.register(get_types_from_idl(definition))
+
+    def add_all(self, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
+        for topic, type_name, time_ns, data in messages:
+            self.messages += 1
+            self._first_ns = min(self._first_ns, time_ns)
+            self._last_ns = max(self._last_ns, time_ns)
+            self._types[topic] = (type_name, self._types.get(topic, ("", 0))[1] + 1)
+            role = self._role(topic, type_name)
+            if role is None:
+                continue
+            try:
+                message = self._store.deserialize_cdr(data, type_name)
+                self._collected[topic].append((time_ns, self._decode(role, type_name, message)))
+            except Exception as error:  # damaged bytes make decoders raise anything
+                count, first = self._unreadable.get(topic, (0, _first_line(error)))
+                self._unreadable[topic] = (count + 1, first)
+
+    def _role(self, topic: str, type_name: str) -> str | None:
+        if topic not in self._role_of:
+            named = {name: role for role, name in self._topics.items()}
+            role = named.get(topic) or next(
+                (
+                    role
+                    for role, pattern in TOPIC_PATTERNS.items()
+                    if role not in self._topics and re.search(pattern, topic)
+                ),
+                None,
+            )
+            if role in ("self_audio", "partner_audio") and type_name not in AUDIO_MESSAGE_TYPES:
+                self.losses.append(f"{topic}: {type_name} is no audio message that is understood")
+                role = None
+            self._role_of[topic] = role
+        return self._role_of[topic]
+
+    def _decode(self, role: str, type_name: str, message: Any) -> Any:
+        """The small part of a message that is kept."""
+        if role.endswith("_audio"):
+            return self._decoder(role, type_name).decode(message)
+        if role.endswith("_audio_info"):
+            self._audio_info[role.removesuffix("_info")] = message
+            self._decoders.pop(role.removesuffix("_info"), None)
+            return None
+        if role in ("joint_states", "blendshapes"):
+            return _stamp_ns(message), tuple(message.name), np.array(message.position, np.float64)
+        if role == "head_pose":
+            q = message.quaternion
+            return _stamp_ns(message), ("x", "y", "z", "w"), np.array([q.x, q.y, q.z, q.w])
+        if role == "trajectories":
+            names = tuple(message.joint_names)
+            first = message.points[0].positions if len(message.points) else np.full(len(names), 0.0)
+            return _stamp_ns(message), names, np.array(first, np.float64)
+        if role == "command_latency":
+            return None, ("latency_ms",), np.array([message.data], np.float64)
+        if role == "turns":
+            turn = json.loads(message.data)
+            return Turn(int(turn["frame"]), int(turn["stamp_ns"]), str(turn["reason"]), str(turn["floor"]))
+        if role == "diagnostics":
+            return [
+                (
+                    status.name,
+                    int(status.level),
+                    status.message,
+                    {pair.key: pair.value for pair in status.values},
+                )
+                for status in message.status
+            ]
+        if role == "parameters":
+            changed = [*message.new_parameters, *message.changed_parameters]
+            return message.node, {p.name: _parameter_value(p.value) for p in changed}
+        return message.data
+
+    def _decoder(self, role: str, type_name: str) -> AudioDecoder:
+        if role not in self._decoders:
+            self._decoders[role] = AudioDecoder(type_name)
+            if role in self._audio_info:
+                self._decoders[role].set_info(self._audio_info[role])
+        return self._decoders[role]
+
+    def _of(self, role: str) -> list[tuple[int, Any]]:
+        """The messages of a role, of the topic that has most of them."""
+        candidates = [topic for topic, of in self._role_of.items() if of == role]
+        if not candidates:
+            return []
+        chosen = max(candidates, key=lambda topic: len(self._collected[topic]))
+        if role not in ("diagnostics", "parameters"):
+            self.losses += [f"{t}: ignored, {chosen} was read" for t in candidates if t != chosen]
+        # A recorder that was killed leaves messages in the order of writing.
+        return sorted(self._collected[chosen], key=lambda entry: entry[0])
+
+    def recording(self, path: Path) -> Recording:
+        """Everything collected, put in order."""
+        made = Recording(path, self._first_ns, self._last_ns)
+        made.topics = dict(sorted(self._types.items()))
+        for party, role in ((SELF, "self"), (PARTNER, "partner")):
+            voice = self._voice(f"{role}_audio")
+            if voice is not None:
+                made.voices[party] = voice
+            heard = [(time_ns, "yes" if value else "") for time_ns, value in self._of(f"{role}_speaking")]
+            made.speaking[party] = [s for s in _spans(heard, self._last_ns) if s.value]
+        made.floor = _spans(self._of("floor"), self._last_ns)
+        made.turns = sorted((turn for _, turn in self._of("turns")), key=lambda turn: turn.frame)
+        made.head_pose = _signal(self._of("head_pose"), None)
+        made.blendshapes = _signal(self._of("blendshapes"), ARKIT_BLENDSHAPES)
+        made.trajectories = _signal(self._of("trajectories"), None)
+        joints = made.trajectories.names if made.trajectories else None
+        made.joint_states = _signal(self._of("joint_states"), joints)
+        made.command_latency = _signal(self._of("command_latency"), None)
+        made.refusals = [Event(time_ns, text) for time_ns, text in self._of("refusals")]
+        for time_ns, statuses in self._of("diagnostics"):
+            for name, level, message, values in statuses:
+                made.diagnostics[name] = Status(name, level, message, values, time_ns)
+        for _, (node, values) in self._of("parameters"):
+            made.parameters.setdefault(node, {}).update(values)
+        seen = set(self._role_of.values())
+        self.losses += [
+            f"nothing was recorded of {TOPIC_PATTERNS[role].split('/', 1)[1].rstrip('$')}"
+            for role in _EXPECTED
+            if role not in seen
+        ]
+        self.losses += [
+            f"{topic}: {count} messages could not be read ({first})"
+            for topic, (count, first) in sorted(self._unreadable.items())
+        ]
+        made.losses = self.losses
+        return made
+
+    def _voice(self, role: str) -> Voice | None:
+        packets = [(time_ns, chunk) for time_ns, chunk in self._of(role) if len(chunk.samples)]
+        if not packets:
+            return None
+        low, high = self._first_ns - _CLOCK_SLACK_NS, self._last_ns + _CLOCK_SLACK_NS
+        begins = np.array(
+            [arrival - chunk.duration_ns if chunk.stamp_ns is None else chunk.stamp_ns for arrival, chunk in packets],
+            np.int64,
+        )
+        if not low <= np.median(begins) <= high:
+            self.losses.append(f"{role}: stamps are of another clock; times of arrival were used")
+            begins = np.array([arrival - chunk.duration_ns for arrival, chunk in packets], np.int64)
+        inside = (begins >= low) & (begins <= high)
+        if not inside.all():
+            self.losses.append(f"{role}: {int((~inside).sum())} messages had impossible stamps")
+        chunks = [chunk for (_, chunk), keep in zip(packets, inside, strict=True) if keep]
+        return assemble_voice(begins[inside], chunks)
+
+
+def assemble_voice(begins_ns: np.ndarray, chunks: list[AudioChunk]) -> Voice:
+    """Puts packets of sound on one timeline, without the jitter of their times.
+
+    Packets follow each other without a gap as long as the median over 25 packets of (time begun -
+    samples so far) stays; only a step of that median is a gap or an overlap.
+
+    Args:
+        begins_ns: int64 [n] when each packet was captured, as far as is known.
+        chunks: n packets with `samples` (float32 mono) and `rate` (Hz); stamped ones are put in
+            order of their stamps, and doubled ones are dropped.
+    """
+    if all(chunk.stamp_ns is not None for chunk in chunks):
+        order = np.argsort(begins_ns, kind="stable")
+        order = order[np.diff(begins_ns[order], prepend=begins_ns[order[0]] - 1) > 0]
+        begins_ns, chunks = begins_ns[order], [chunks[i] for i in order]
+    durations = np.array([chunk.duration_ns for chunk in chunks], np.int64)
+    elapsed = np.cumsum(durations) - durations
+    offset = begins_ns - elapsed
+    # Integer medians keep nanoseconds exact; the first offset is taken out against overflow.
+    steady = median_filter(offset - offset[0], size=_JITTER_WINDOW, mode="nearest") + offset[0]
+    noise = float(np.median(np.abs(offset - steady)))
+    tolerance = min(max(4.0 * noise, 5e6), 60e6)
+    pieces, level = [0], 0.0  # level: the piece's mean so far, counted from its first packet's
+    for k in range(1, len(chunks)):
+        away = float(steady[k] - steady[pieces[-1]])
+        if abs(away - level) > tolerance or chunks[k].rate != chunks[k - 1].rate:
+            pieces.append(k)
+            away = level = 0.0
+        level += (away - level) / (k - pieces[-1] + 1)
+    pieces.append(len(chunks))
+    placed: list[tuple[int, np.ndarray]] = []
+    for first, last in zip(pieces[:-1], pieces[1:], strict=True):
+        at_ns = int(np.median(offset[first:last])) + int(elapsed[first])
+        samples = np.concatenate([chunk.samples for chunk in chunks[first:last]])
+        if chunks[first].rate != SAMPLE_RATE:
+            samples = soxr.resample(samples, chunks[first].rate, SAMPLE_RATE)
+        placed.append((at_ns, np.asarray(samples, np.float32)))
+    start_ns = min(at_ns for at_ns, _ in placed)
+    spots = [round((at_ns - start_ns) * SAMPLE_RATE / 1e9) for at_ns, _ in placed]
+    length = max(spot + len(samples) for spot, (_, samples) in zip(spots, placed, strict=True))
+    timeline, covered = np.zeros(length, np.float32), np.zeros(length, bool)
+    for spot, (_, samples) in zip(spots, placed, strict=True):
+        timeline[spot : spot + len(samples)] = samples
+        covered[spot : spot + len(samples)] = True
+    missing_ns = round(float((~covered).sum()) * 1e9 / SAMPLE_RATE)
+    return Voice(start_ns, timeline, len(chunks), missing_ns)
+
+
+def _stamp_ns(message: Any) -> int:
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+
+
+def _spans(changes: list[tuple[int, str]], end_ns: int) -> list[Span]:
+    """Announced values, each lasting until a different one is announced."""
+    spans: list[Span] = []
+    for time_ns, value in changes:
+        if spans and spans[-1].value == value:
+            continue
+        if spans:
+            spans[-1] = Span(spans[-1].start_ns, time_ns, spans[-1].value)
+        spans.append(Span(time_ns, end_ns, value))
+    return spans
+
+
+def _signal(messages: list[tuple[int, Any]], wanted: tuple[str, ...] | None) -> Signal | None:
+    """Messages (stamp, names, values) as arrays of the wanted names, else of the commonest set."""
+    if not messages:
+        return None
+    if wanted is None:
+        wanted = Counter(names for _, (_, names, _) in messages).most_common(1)[0][0]
+    columns: dict[tuple[str, ...], list[int] | None] = {}
+    rows = []
+    for time_ns, (stamp_ns, names, values) in messages:
+        if names not in columns:
+            columns[names] = [names.index(name) for name in wanted] if set(wanted) <= set(names) else None
+        if columns[names] is None or len(values) != len(names):
+            continue
+        rows.append((time_ns, stamp_ns or time_ns, values[columns[names]]))
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[1])
+    return Signal(
+        np.array([row[0] for row in rows], np.int64),
+        np.array([row[1] for row in rows], np.int64),
+        wanted,
+        np.stack([row[2] for row in rows]).astype(np.float64),
+    )
+
+
+def _parameter_value(value: Any) -> object:
+    """The value held by rcl_interfaces/ParameterValue; its type numbers are 0 (not set) to 9."""
+    fields = (
+        "bool_value",
+        "integer_value",
+        "double_value",
+        "string_value",
+        "byte_array_value",
+        "bool_array_value",
+        "integer_array_value",
+        "double_array_value",
+        "string_array_value",
+    )
+    if not 1 <= value.type <= len(fields):
+        return None
+    held = getattr(value, fields[value.type - 1])
+    return held.tolist() if isinstance(held, np.ndarray) else held

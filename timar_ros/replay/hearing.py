@@ -1,0 +1,125 @@
+"""`timar hearing`: does a policy hear both voices?
+
+Lips: the correlation of jawOpen with the log energy of the own voice, and of the partner's.
+Listening: while only the partner speaks, head motion averaged over seeds, compared with the same average when the
+partner's voice is replaced by silence or by another conversation's, and with the average over other seeds. Only a
+network that hears the partner moves further away by the replacement than by other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from timar_ros.errors import TimarError
+from timar_ros.model.checkpoint import Policy, load_policy
+from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.rates import FRAME_SAMPLES
+from timar_ros.replay.offline import HeardConversation, hear, move, read_voice
+from timar_ros.resources import share_path
+from timar_ros.stream.policy import IncrementalPolicy
+
+JAW = CHANNELS.index("jawOpen")
+ENERGY_FLOOR = 1e-5
+
+
+def frame_energy(voice: np.ndarray) -> np.ndarray:
+    """Log of the mean square of each 40 ms frame of a voice [n], [n // 640]."""
+    frames = voice[: len(voice) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    return np.log(np.square(frames).mean(axis=1) + ENERGY_FLOOR)
+
+
+def best_correlation(jaw: np.ndarray, energy: np.ndarray, reach: int = 8) -> tuple[float, int]:
+    """The highest correlation within ±`reach` frames, and its offset in frames (positive: the jaw is late)."""
+    count = min(len(jaw), len(energy))
+    values = {
+        lag: np.corrcoef(jaw[max(lag, 0) : count + min(lag, 0)], energy[max(-lag, 0) : count - max(lag, 0)])[0, 1]
+        for lag in range(-reach, reach + 1)
+    }
+    lag = max(values, key=values.get)
+    return float(values[lag]), lag
+
+
+def check_hearing(
+    policy: Policy, own: np.ndarray, partner: np.ndarray, other: np.ndarray, seeds: int = 8, progress: bool = False
+) -> dict[str, Any]:
+    """Figures of a policy on one conversation of two voices (16 kHz mono); `other` is a stranger's voice."""
+    count = max(len(own), len(partner))
+    conversations = {
+        "as it was": hear(own, partner),
+        "silence": hear(own, np.zeros(count, np.float32)),
+        "another voice": hear(own, np.resize(other, count)),
+    }
+    runs = [("as it was", seed) for seed in range(2 * seeds)]
+    runs += [(name, seed) for name in ("silence", "another voice") for seed in range(seeds)]
+    motion: dict[str, list[np.ndarray]] = {name: [] for name in conversations}
+    for name, seed in tqdm(runs, unit="run", disable=not progress):
+        motion[name].append(move(IncrementalPolicy(policy, "cpu", seed), conversations[name]))
+    tracks = np.stack(motion["as it was"])
+    listening = _only_partner(conversations["as it was"])[: tracks.shape[1]]
+    jaw = tracks[..., JAW]
+    own_energy, partner_energy = frame_energy(own), frame_energy(partner)
+
+    def head(whose: np.ndarray) -> np.ndarray:
+        return whose.mean(axis=0)[listening, : len(HEAD_CHANNELS)]
+
+    def distance_deg(a: np.ndarray, b: np.ndarray) -> float:
+        return round(float(np.degrees(np.sqrt(np.square(a - b).mean()))), 4)
+
+    length = min(jaw.shape[1], len(own_energy), len(partner_energy))
+
+    def same_instant(energy: np.ndarray) -> float:
+        return round(float(np.mean([np.corrcoef(one[:length], energy[:length])[0, 1] for one in jaw])), 3)
+
+    best, lag = best_correlation(jaw.mean(axis=0), own_energy)
+    return {
+        "seeds": seeds,
+        "lips": {
+            "own": same_instant(own_energy),
+            "partner": same_instant(partner_energy),
+            "own_mean_of_seeds_best": round(best, 3),
+            "own_best_offset_ms": 40 * lag,
+        },
+        "head_while_only_the_partner_speaks": {
+            "seconds": round(0.04 * int(listening.sum()), 1),
+            "sd_deg": round(float(np.degrees(tracks[:, listening, : len(HEAD_CHANNELS)].std(axis=1).mean())), 3),
+            "other_seeds_deg": distance_deg(head(tracks[:seeds]), head(tracks[seeds:])),
+            "silence_deg": distance_deg(head(tracks[:seeds]), head(np.stack(motion["silence"]))),
+            "another_voice_deg": distance_deg(head(tracks[:seeds]), head(np.stack(motion["another voice"]))),
+        },
+    }
+
+
+def _only_partner(heard: HeardConversation) -> np.ndarray:
+    own, partner = heard.speaking
+    return partner & ~own
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy", default="default", help="policy folder: a name under models/ or a path")
+    parser.add_argument("--self", dest="own", required=True, metavar="WAV", help="voice that the head speaks with")
+    parser.add_argument("--partner", required=True, metavar="WAV", help="voice of the person in front of the head")
+    parser.add_argument("--other", metavar="WAV", help="a stranger's voice; the demo's partner when not given")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds averaged over")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.seeds < 1:
+        raise TimarError(f"--seeds is {args.seeds}; at least 1 is needed")
+    torch.set_num_threads(args.threads)
+    policy = load_policy(args.policy)
+    voices = [read_voice(path) for path in (args.own, args.partner, args.other or share_path("demo", "partner.ogg"))]
+    figures = check_hearing(policy, *voices, seeds=args.seeds, progress=True)
+    text = json.dumps(figures, indent=2)
+    print(text)
+    if args.json:
+        args.json.write_text(text + "\n", encoding="utf-8")
+    return 0

@@ -1,0 +1,65 @@
+"""Two recorded voices through turns and policy, as fast as the machine can: what the head node would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from timar_ros.errors import TimarError
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.stream.frames import Frame
+from timar_ros.stream.policy import IncrementalPolicy
+from timar_ros.stream.turns import TurnSegmenter, TurnUpdate
+
+
+@dataclass(frozen=True)
+class HeardConversation:
+    """Frames of two voices, each with what voice activity and turns made of it."""
+
+    frames: tuple[Frame, ...]
+    updates: tuple[TurnUpdate, ...]
+
+    @property
+    def speaking(self) -> np.ndarray:
+        """[2, frames] bool, own voice and partner, as decided live (with the delay of the decision)."""
+        return np.array([(u.own_speaking, u.partner_speaking) for u in self.updates], dtype=bool).T
+
+
+def read_voice(path: str | Path) -> np.ndarray:
+    """A sound file as 16 kHz mono float32 [n].
+
+    Raises:
+        TimarError: it is not there or no sound file.
+    """
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise TimarError(f"{path} cannot be read as sound ({error}); give a WAV, FLAC, OGG or MP3 file") from error
+    return soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE).astype(np.float32)
+
+
+def hear(own: np.ndarray, partner: np.ndarray, hop_frames: int = 2) -> HeardConversation:
+    """Cut two voices (16 kHz mono) into frames and turns; the shorter one is followed by silence."""
+    count = max(len(own), len(partner)) // FRAME_SAMPLES
+    voices = np.zeros((2, count * FRAME_SAMPLES), np.float32)
+    for row, voice in zip(voices, (own, partner), strict=True):
+        row[: len(voice)] = voice[: len(row)]
+    pairs = voices.reshape(2, count, FRAME_SAMPLES).transpose(1, 0, 2)
+    frames = tuple(Frame(i, i * FRAME_NS, own, partner, True, True) for i, (own, partner) in enumerate(pairs))
+    segmenter = TurnSegmenter(hop_frames=hop_frames)
+    return HeardConversation(frames, tuple(segmenter.step(frame.own, frame.partner) for frame in frames))
+
+
+def move(policy: IncrementalPolicy, heard: HeardConversation, hop_frames: int = 2) -> np.ndarray:
+    """Motion [frames, 55] of a heard conversation, hop by hop from a fresh start; half a hop at the end is left out."""
+    policy.reset()
+    motion = []
+    for first in range(0, len(heard.frames) - hop_frames + 1, hop_frames):
+        hop = slice(first, first + hop_frames)
+        boundaries = [boundary for update in heard.updates[hop] for boundary in update.boundaries]
+        motion.append(policy.step(heard.frames[hop], boundaries))
+    return np.concatenate(motion)

@@ -17,7 +17,7 @@ SMALL = NetworkConfig(width=32, blocks=1, heads=2, diffusion_width=16, diffusion
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    save_policy(tmp_path / "small", TimarNetwork(SMALL), CHANNELS, {"temperature": 0.8})
+    save_policy(tmp_path / "small", TimarNetwork(SMALL), CHANNELS, {"face_temperature": 0.8})
     return tmp_path / "small"
 
 
@@ -31,7 +31,7 @@ def test_a_policy_is_read_as_it_was_written(folder):
     assert (policy.name, policy.channels, policy.sampling) == (
         "small",
         CHANNELS,
-        {"temperature": 0.8},
+        {"face_temperature": 0.8},
     )
     written = load_file(folder / "weights.safetensors")
     assert all(torch.equal(tensor, written[name]) for name, tensor in policy.network.state_dict().items())

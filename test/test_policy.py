@@ -22,7 +22,9 @@ from timar_ros.stream.policy import IncrementalPolicy, Sampling
 from timar_ros.stream.turns import TurnBoundary
 
 WINDOW = 60
-SAMPLING = Sampling(temperature=0.7, head_correlation_frames=3.0, face_correlation_frames=2.0)
+SAMPLING = Sampling(
+    head_temperature=0.7, face_temperature=0.7, head_correlation_frames=3.0, face_correlation_frames=2.0
+)
 
 
 def small_policy() -> Policy:
@@ -105,7 +107,7 @@ def whole_pass(
         diffusion.make_schedule(5),
         z[0, new.start :],
         draws,
-        SAMPLING.temperature,
+        SAMPLING.face_temperature,
     )
     drawn = network.denormalise(drawn).numpy()
     drawn[:, 3:] = drawn[:, 3:].clip(0, 1)

@@ -139,7 +139,7 @@ def test_the_jaw_learns_to_follow_the_own_voice_and_not_the_partners(data, tmp_p
     train.run(arguments(data, tmp_path / "run", steps=400, batch=4, learning_rate=3e-3, ema=0.95))
     policy = load_policy(tmp_path / "run" / "policy")
     conversation = load_conversations(data, jobs=1)[0]
-    stepper = IncrementalPolicy(policy, "cpu", sampling=Sampling(temperature=0.0))
+    stepper = IncrementalPolicy(policy, "cpu", sampling=Sampling(head_temperature=0.0, face_temperature=0.0))
     segmenter = TurnSegmenter()
     voices = (conversation.voices / np.float32(32768)).reshape(2, -1, 640)
     frames = [

@@ -155,7 +155,7 @@ def sample(
     schedule: Schedule,
     z: Tensor,
     noise: Tensor,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     z_unconditional: Tensor | None = None,
     guidance: float = 1.0,
 ) -> Tensor:
@@ -165,7 +165,8 @@ def sample(
         z: [n, condition_dim].
         noise: [steps, n, motion_dim] standard normal in the order drawn: x_T first, then one a step. No noise is
             added at the last step, so `steps` arrays suffice (a further one is ignored).
-        temperature: scales the noise of the steps, not x_T (TIMAR); 0 draws the mode of each step.
+        temperature: scales the noise of the steps, not x_T (TIMAR); 0 draws each step's mean. A number, or
+            [motion_dim].
         z_unconditional: [n, condition_dim] of the pass without the partner, for guidance != 1.
 
     Returns:

@@ -68,13 +68,15 @@ PARAMETERS = (
         "seed of the policy's noise: equal seeds and sound give equal motion",
         minimum=0,
         maximum=2**31,
+        read_only=True,
     ),
     Parameter(
         "temperature",
-        -1.0,
-        "scale of the policy's noise, 0 for none; -1 takes the policy's own",
-        minimum=-1.0,
-        maximum=2.0,
+        1.0,
+        "factor on the policy's noise, 0 for none",
+        minimum=0.0,
+        maximum=4.0,
+        read_only=True,
     ),
     Parameter(
         "robot",
@@ -233,7 +235,7 @@ class HeadNode(LifecycleNode):
         p = self._settings
         torch.set_num_threads(p.threads)
         self._policy = load_policy(p.policy)
-        sampling = Sampling.from_policy(self._policy, temperature=p.temperature if p.temperature >= 0 else None)
+        sampling = Sampling.from_policy(self._policy, p.temperature)
         self._stepper = IncrementalPolicy(self._policy, p.device, p.seed, sampling)
         self._profile = RobotProfile.load(p.robot)
         self._retargeter = Retargeter(self._profile)
@@ -519,8 +521,8 @@ class HeadNode(LifecycleNode):
             statuses.append((f"audio {party}", not ok, said, values))
         policy = {
             "policy": self._policy.name, "device": str(self._stepper.device), "robot": self._profile.name,
-            **{name: self._settings[name] for name in ("seed", "hop_frames", "turns", "intensity")},
-            "temperature": self._stepper.sampling.temperature, "playout_delay_ms": self._playout_delay_ns // 10**6,
+            **{name: self._settings[name] for name in ("seed", "hop_frames", "turns", "intensity", "temperature")},
+            "playout_delay_ms": self._playout_delay_ns // 10**6,
         }  # fmt: skip
         statuses.append(("policy", False, "running", policy))
         message = DiagnosticArray()

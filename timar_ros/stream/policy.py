@@ -10,7 +10,7 @@ with the conversation. Positions are relative (model/network.py), so what is in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,23 +35,28 @@ class Sampling:
     """How motion is drawn.
 
     Attributes:
-        temperature: scales the noise of the diffusion steps; 0 draws each step's mean.
+        head_temperature, face_temperature: scale the noise of the diffusion steps; 0 draws each step's mean.
         head_correlation_frames, face_correlation_frames: how long noise stays alike, in frames of 40 ms
             (standard deviation of the smoothing kernel).
     """
 
-    temperature: float = 1.0
+    head_temperature: float = 1.0
+    face_temperature: float = 1.0
     head_correlation_frames: float = 6.0
     face_correlation_frames: float = 3.0
 
     @classmethod
-    def from_policy(cls, policy: Policy, **changes: float | None) -> Sampling:
-        """The policy folder's own settings; a change that is None leaves the setting as it is."""
+    def from_policy(cls, policy: Policy, temperature: float = 1.0) -> Sampling:
+        """The policy folder's own settings, its temperatures times `temperature`."""
         try:
-            values = policy.sampling | {name: value for name, value in changes.items() if value is not None}
-            return cls(**{name: float(value) for name, value in values.items()})
+            own = cls(**{name: float(value) for name, value in policy.sampling.items()})
         except (TypeError, ValueError) as error:
             raise TimarError(f"policy {policy.name}: section 'sampling' of config.yaml is wrong: {error}") from error
+        return replace(
+            own,
+            head_temperature=own.head_temperature * temperature,
+            face_temperature=own.face_temperature * temperature,
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -189,11 +194,16 @@ class IncrementalPolicy:
         self._network = policy.network.to(self.device)
         self._config = policy.network.config
         self._schedule = diffusion.make_schedule(self._config.sampling_steps)
-        correlation = np.full(len(CHANNELS), self.sampling.face_correlation_frames)
-        correlation[: len(HEAD_CHANNELS)] = self.sampling.head_correlation_frames
+        correlation = self._per_channel(self.sampling.head_correlation_frames, self.sampling.face_correlation_frames)
+        temperature = self._per_channel(self.sampling.head_temperature, self.sampling.face_temperature)
+        self._temperature = torch.from_numpy(temperature).to(self.device)
         self._noise = FrameNoise(seed, self._config.sampling_steps, correlation)
         self._closed = ClosedTurns(self._network, self.device)
         self.reset()
+
+    @staticmethod
+    def _per_channel(head: float, face: float) -> np.ndarray:
+        return np.where(np.arange(len(CHANNELS)) < len(HEAD_CHANNELS), head, face).astype(np.float32)
 
     def reset(self) -> None:
         """Forget the conversation; the next frame begins one with its own number."""
@@ -280,7 +290,7 @@ class IncrementalPolicy:
             self._schedule,
             z[0, new.start : new.stop],
             torch.from_numpy(noise).to(self.device),
-            self.sampling.temperature,
+            self._temperature,
         )
         motion = self._network.denormalise(drawn).cpu().numpy()
         motion[:, len(HEAD_CHANNELS) :] = motion[:, len(HEAD_CHANNELS) :].clip(0.0, 1.0)

@@ -169,12 +169,12 @@ def test_settling_between_hops_changes_nothing_but_when_the_work_is_done():
     settling = IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING)
     encoded = 0
 
-    def count(turn, encode=settling._encode):
+    def count(turn, heard_in=settling._heard_in):
         nonlocal encoded
         encoded += 1
-        return encode(turn)
+        return heard_in(turn)
 
-    settling._encode = count
+    settling._heard_in = count
     motion = []
     for first in range(0, 80, 2):
         now = [TurnBoundary(s, "floor", Floor.SELF) for s, sure in known.items() if first <= sure < first + 2]

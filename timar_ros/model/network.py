@@ -81,13 +81,18 @@ class Attention(nn.Module):
             the update of x, and this call's keys and values, each [B, heads, N, head_width].
         """
         batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = self.project(x, rotation)
         fresh = (k, v)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         y = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(y.transpose(1, 2).reshape(batch, tokens, width)), fresh
+
+    def project(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, heads, N, head_width] of x [B, N, width]."""
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return rotate(q, rotation), rotate(k, rotation), v
 
 
 class Block(nn.Module):
@@ -175,14 +180,28 @@ class TimarNetwork(nn.Module):
             z [B, T, width], the output at the own-motion tokens, and of each block the keys and values of these
             frames, each [B, heads, 4 T, head_width].
         """
-        x = self.tokens(inputs)
-        rotation = self.rotation(inputs.frame)
-        fresh = []
-        for i, block in enumerate(self.blocks):
+        x, rotation, fresh = self._all_but_last(inputs, mask, past)
+        x, keys_values = self.blocks[-1](x, rotation, mask, None if past is None else past[-1])
+        z = self.norm(x[:, OWN_MOTION::TOKENS_PER_FRAME])
+        return z, [*fresh, keys_values]
+
+    def keys_values(
+        self, inputs: FrameInputs, mask: Tensor | None = None, past: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The second half of what `encode` returns, for less: of the last block only keys and values are computed."""
+        x, rotation, fresh = self._all_but_last(inputs, mask, past)
+        last = self.blocks[-1]
+        return [*fresh, last.attn.project(last.norm1(x), rotation)[1:]]
+
+    def _all_but_last(
+        self, inputs: FrameInputs, mask: Tensor | None, past: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Tokens after all blocks but the last, their rotation, and the blocks' keys and values."""
+        x, rotation, fresh = self.tokens(inputs), self.rotation(inputs.frame), []
+        for i, block in enumerate(self.blocks[:-1]):
             x, keys_values = block(x, rotation, mask, None if past is None else past[i])
             fresh.append(keys_values)
-        z = self.norm(x[:, OWN_MOTION::TOKENS_PER_FRAME])
-        return z, fresh
+        return x, rotation, fresh
 
     def normalise(self, motion: Tensor) -> Tensor:
         """Motion in its own units (rad, blendshape weights) -> units of the network."""

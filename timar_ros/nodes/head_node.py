@@ -54,7 +54,7 @@ from timar_ros.stream.policy import IncrementalPolicy, Sampling
 from timar_ros.stream.turns import TurnSegmenter
 
 # From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
-PLAYOUT_RESERVE_MS = 90
+PLAYOUT_RESERVE_MS = 92
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
 
@@ -109,7 +109,7 @@ PARAMETERS = (
     Parameter(
         "playout_delay_ms",
         0,
-        "from a frame's capture until the head shows it; 0: hop + 90 ms",
+        "from a frame's capture until the head shows it; 0: hop + 92 ms",
         minimum=0,
         maximum=1000,
         read_only=True,

@@ -1,6 +1,6 @@
 """Plays the own voice so much later than its capture that the head's lips match it.
 
-Real lips run about 120 ms ahead of the sound, and the head shows a frame some 170 ms after its
+Real lips run about 120 ms ahead of the sound, and the head shows a frame some 172 ms after its
 capture, so the sound is due 290 ms after it.
 
     microphone/audio -> mono -> the device's rate -> PlayoutBuffer -> PortAudio's callback

@@ -252,7 +252,8 @@ class IncrementalPolicy:
         It changes no result, only when the work is done.
         """
         if self._open is not None and len(self._open) + 2 > self._config.max_turn_frames:
-            self._settled = (self._open.first_frame, len(self._open), self._encode(self._open)[1])
+            keys_values = self._network.keys_values(*self._heard_in(self._open))
+            self._settled = (self._open.first_frame, len(self._open), keys_values)
 
     def _hear(self, frames: Sequence[Frame]) -> None:
         voices = np.stack(
@@ -283,7 +284,7 @@ class IncrementalPolicy:
         new = range(turn.drawn, len(turn))
         if not new:
             return np.zeros((0, self._config.motion_dim), np.float32)
-        z, _ = self._encode(turn)
+        z, _ = self._network.encode(*self._heard_in(turn))
         noise = np.stack([self._noise.at(turn.first_frame + place) for place in new], axis=1)
         drawn = diffusion.sample(
             self._network.diffusion,
@@ -301,10 +302,11 @@ class IncrementalPolicy:
         if self._settled is not None and self._settled[:2] == (turn.first_frame, len(turn)):
             keys_values = self._settled[2]
         else:
-            _, keys_values = self._encode(turn)
+            keys_values = self._network.keys_values(*self._heard_in(turn))
         self._closed.append(turn.first_frame, len(turn), keys_values)
 
-    def _encode(self, turn: OpenTurn) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def _heard_in(self, turn: OpenTurn) -> tuple[FrameInputs, Tensor, Tensor]:
+        """A turn as the network's inputs, who sees whom, and the closed turns before it."""
         if len(turn) > self._config.max_turn_frames:
             raise ValueError(
                 f"a turn of {len(turn)} frames; this policy knows turns of at most {self._config.max_turn_frames}"
@@ -312,7 +314,7 @@ class IncrementalPolicy:
         padded = min((n for n in OPEN_TURN_SHAPES if n >= len(turn)), default=self._config.max_turn_frames)
         inside = torch.arange(padded * TOKENS_PER_FRAME, device=self.device) < len(turn) * TOKENS_PER_FRAME
         mask = torch.cat([self._closed.filled, inside])[None, None, None]
-        return self._network.encode(turn.inputs(len(turn), padded, self.device), mask, self._closed.keys_values)
+        return turn.inputs(len(turn), padded, self.device), mask, self._closed.keys_values
 
     def _normalise(self, motion: np.ndarray) -> np.ndarray:
         return self._network.normalise(torch.from_numpy(np.asarray(motion, np.float32)).to(self.device)).cpu().numpy()

@@ -23,8 +23,8 @@ import soundfile
 from timar_ros.errors import TimarError
 from timar_ros.resources import share_path
 
-# The time between the microphones' start and their first sample: discovery now and then takes almost 3 s (ROS.md's
-# figure for this middleware), and the recorder must be listening when the sound begins.
+# The time between the microphones' start and their first sample: discovery now and then takes almost 3 s, and the
+# recorder must be listening when the sound begins.
 LEAD_S = 4.0
 # After the last sample: until the head has shown it.
 PLAYED_OUT_S = 0.25

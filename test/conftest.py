@@ -152,6 +152,20 @@ class Graph:
         self.wait_for_match(subscription)
         return received
 
+    def call(self, service_type: type, name: str, request, timeout: float = TIMEOUT_S, again_s: float = 2.0):
+        """The answer of a service. Asked again after a while: the way back may be matched later than the way there."""
+        client = self.node.create_client(service_type, name)
+        assert client.wait_for_service(timeout), name
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            future = client.call_async(request)
+            again = min(time.monotonic() + again_s, end)
+            while time.monotonic() < again:
+                if future.done():
+                    return future.result()
+                time.sleep(0.01)
+        pytest.fail(f"{name} did not answer within {timeout:g} s")
+
     def wait_for_match(self, endpoint, count: int = 1, timeout: float = TIMEOUT_S) -> None:
         """Wait until a publisher or subscription of this test sees ``count`` counterparts."""
         if hasattr(endpoint, "get_subscription_count"):

@@ -54,22 +54,14 @@ def talk(graph, own: np.ndarray, partner: np.ndarray) -> None:
             topic.publish(Int16MultiArray(data=voice[at : at + PACKET]))
 
 
-def call(graph, service_type, name, request, timeout=20.0):
-    client = graph.node.create_client(service_type, name)
-    assert client.wait_for_service(timeout)
-    future = client.call_async(request)
-    graph.wait_until(future.done, f"an answer of {name}", timeout)
-    return future.result()
-
-
 def change_state(graph, transition: int) -> bool:
     request = ChangeState.Request()
     request.transition.id = transition
-    return call(graph, ChangeState, "head/change_state", request).success
+    return graph.call(ChangeState, "head/change_state", request, timeout=45, again_s=20).success
 
 
 def state(graph) -> str:
-    return call(graph, GetState, "head/get_state", GetState.Request()).current_state.label
+    return graph.call(GetState, "head/get_state", GetState.Request()).current_state.label
 
 
 @pytest.fixture(scope="module")
@@ -225,12 +217,12 @@ def test_a_wrong_parameter_ends_the_node_with_a_sentence(start_node, parameters,
 def test_parameters_are_described_and_checked_at_run_time(graph):
     graph.start_node("head_node", {"autostart": False})
     request = DescribeParameters.Request(names=[p.name for p in PARAMETERS])
-    described = call(graph, DescribeParameters, "head/describe_parameters", request).descriptors
+    described = graph.call(DescribeParameters, "head/describe_parameters", request).descriptors
     assert all(d.description and d.type != ParameterType.PARAMETER_NOT_SET for d in described)
     choices = "one of 'timeline', 'zero'"
     changes = (("intensity", 1.4, None), ("intensity", 9.0, "Max: 1.5"), ("stamp", "never", choices))
     for name, value, sentence in changes:
         wanted = Parameter(name, value=value).to_parameter_msg()
-        answer = call(graph, SetParameters, "head/set_parameters", SetParameters.Request(parameters=[wanted]))
+        answer = graph.call(SetParameters, "head/set_parameters", SetParameters.Request(parameters=[wanted]))
         assert answer.results[0].successful == (sentence is None)
         assert sentence is None or sentence in answer.results[0].reason

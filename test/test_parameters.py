@@ -33,14 +33,12 @@ def test_a_whole_number_serves_where_a_number_is_due(start_node):
 
 def test_changes_at_run_time_are_checked(graph):
     graph.start_node("speaker_node", {"device": "no such device", "retry_s": 30})
-    client = graph.node.create_client(SetParameters, "/speaker/set_parameters")
-    assert client.wait_for_service(20.0)
 
     def set_to(value):
         change = RosParameter("volume", value=value).to_parameter_msg()
-        future = client.call_async(SetParameters.Request(parameters=[change]))
-        graph.wait_until(future.done, "the answer")
-        return future.result().results[0]
+        return graph.call(SetParameters, "/speaker/set_parameters", SetParameters.Request(parameters=[change])).results[
+            0
+        ]
 
     assert set_to(0.5).successful
     assert set_to(2).successful
@@ -52,11 +50,8 @@ def test_changes_at_run_time_are_checked(graph):
 
 def test_ros_tools_see_description_and_range(graph):
     graph.start_node("speaker_node", {"device": "no such device", "retry_s": 30})
-    client = graph.node.create_client(DescribeParameters, "/speaker/describe_parameters")
-    assert client.wait_for_service(20.0)
-    future = client.call_async(DescribeParameters.Request(names=["volume", "message_type"]))
-    graph.wait_until(future.done, "the answer")
-    volume, message_type = future.result().descriptors
+    request = DescribeParameters.Request(names=["volume", "message_type"])
+    volume, message_type = graph.call(DescribeParameters, "/speaker/describe_parameters", request).descriptors
     assert volume.description == "factor on the samples"
     assert volume.floating_point_range[0].to_value == 4.0
     assert "std_msgs/msg/Int16MultiArray" in message_type.additional_constraints

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import resource
+import re
 from collections import Counter, deque
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,16 @@ from timar_ros.stream.conversation import Hop
 
 # Latency percentiles are over the last minutes; counts are over the whole conversation.
 KEPT_LATENCIES = 4096
+
+
+def peak_rss_mb() -> float:
+    """The most resident memory that this process held, in MiB (0 where /proc does not tell).
+
+    getrusage's ru_maxrss would not do: it begins with what the parent held before exec.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) / 1024 if found else 0.0
 
 
 class HopStatistics:
@@ -42,8 +53,7 @@ class HopStatistics:
         if self._latencies_ms:
             for percent in (50, 95, 99):
                 values[f"latency_ms_p{percent}"] = round(float(np.percentile(list(self._latencies_ms), percent)), 2)
-        # On Linux ru_maxrss is in KiB.
-        values["rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+        values["rss_mb"] = round(peak_rss_mb(), 1)
         late = self._counts["deadline_misses"] > 0.005 * max(self._counts["hops"], 1)
         reserve_ms = playout_delay_ns / 1e6 - 40 * (hop_frames + 1)
         said = (

@@ -16,7 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples in every run, so that a change is judged by itself; HYPOTHESIS_PROFILE=default searches anew.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 TIMEOUT_S = 20.0
 """Discovery takes up to 3 s on an idle machine; this is for a busy one."""

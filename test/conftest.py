@@ -1,6 +1,6 @@
 """Fixtures for tests with real nodes over real DDS.
 
-The ROS environment is settled here, before anything imports rclpy: a domain of this session's own,
+The ROS environment is settled here, before anything imports rclpy: a domain of this run's own,
 this machine only, and ament pointed at the environment where rclpy comes from wheels.
 """
 

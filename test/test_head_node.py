@@ -101,11 +101,13 @@ def test_every_hop_is_commanded_and_every_frame_shown(heard):
 
 
 def test_a_trajectory_counts_from_its_sound_moves_in_time_and_ends_at_rest(heard):
+    ages_ns = [received_ns - ns(m.header.stamp) for received_ns, m in heard["head_controller/joint_trajectory"]]
+    assert np.median(ages_ns) > 0  # of unstamped sound the capture is known to some tens of ms only
     for received_ns, message in heard["head_controller/joint_trajectory"]:
         assert list(message.joint_names) == ["neck_yaw", "neck_pitch", "neck_roll"]
         offsets = [p.time_from_start.sec * 10**9 + p.time_from_start.nanosec for p in message.points]
         assert all(np.diff(offsets) > 0)
-        assert ns(message.header.stamp) < received_ns < ns(message.header.stamp) + offsets[-1]
+        assert received_ns < ns(message.header.stamp) + offsets[-1]
         assert np.allclose([message.points[-1].velocities, message.points[-1].accelerations], 0)
 
 

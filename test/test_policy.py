@@ -18,7 +18,7 @@ from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
-from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.policy import Hop, IncrementalPolicy, PolicyBatch, Sampling
 from timar_ros.stream.turns import TurnBoundary
 
 WINDOW = 60
@@ -91,10 +91,9 @@ def whole_pass(
         partner_motion=network.normalise(torch.from_numpy(faces[None].astype(np.float32))),
         partner_seen=seen,
         turn_place=frame - starts,
-        frame=frame,
     )
     mask = attention_mask(frame, starts, torch.full_like(frame, -1), WINDOW)
-    z, _ = network.encode(inputs, mask)
+    z = network.encode(inputs, frame.numpy(), mask)
     correlation = np.where(
         np.arange(len(CHANNELS)) < 3,
         SAMPLING.head_correlation_frames,
@@ -163,27 +162,62 @@ def test_the_same_hops_give_the_same_bits_and_reset_begins_anew():
     assert not np.allclose(first, play(other, frames, [2] * 40, known))
 
 
-def test_settling_between_hops_changes_nothing_but_when_the_work_is_done():
-    frames, known = conversation(80), {24: 24, 40: 45, 64: 64}
-    plain = play(IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING), frames, [2] * 40, known)
-    settling = IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING)
-    encoded = 0
+def test_heads_that_share_a_network_move_as_each_would_alone():
+    """Streams with turns of their own, hops of their own length, and one that waits at times."""
+    frames = conversation(80)
+    known = ({20: 25, 44: 44, 60: 62}, {24: 24, 48: 48, 72: 72}, {10: 12, 24: 24, 48: 49, 65: 66})
+    hops = ([2] * 40, [4] * 20, [2] * 20 + [1] * 40)
+    alone = [
+        play(IncrementalPolicy(small_policy(), "cpu", seed, SAMPLING), frames, lengths, turns)
+        for seed, lengths, turns in zip((5, 6, 7), hops, known, strict=True)
+    ]
+    batch, motion, at = PolicyBatch(small_policy(), (5, 6, 7), "cpu", SAMPLING), [[], [], []], [0, 0, 0]
+    for step in range(60):
+        now = []
+        for stream, lengths in enumerate(hops):
+            if step >= len(lengths):
+                now.append(None)
+                continue
+            heard = frames[at[stream] : at[stream] + lengths[step]]
+            at[stream] += lengths[step]
+            numbers = range(heard[0].index, heard[-1].index + 1)
+            turns = [TurnBoundary(s, "floor", Floor.SELF) for s, sure in known[stream].items() if sure in numbers]
+            now.append(Hop(heard, turns))
+        for stream, drawn in enumerate(batch.step(now)):
+            assert (drawn is None) == (now[stream] is None)
+            if drawn is not None:
+                motion[stream].append(drawn)
+    for together, wanted in zip(motion, alone, strict=True):
+        assert np.abs(np.concatenate(together) - wanted).max() < 1e-4
 
-    def count(turn, heard_in=settling._heard_in):
-        nonlocal encoded
-        encoded += 1
-        return heard_in(turn)
 
-    settling._heard_in = count
-    motion = []
-    for first in range(0, 80, 2):
-        now = [TurnBoundary(s, "floor", Floor.SELF) for s, sure in known.items() if first <= sure < first + 2]
-        before = encoded
-        motion.append(settling.step(frames[first : first + 2], now))
-        if first in (24, 64):
-            assert encoded == before + 1  # the draw alone; the closing was settled before
-        settling.settle()
-    assert np.array_equal(plain, np.concatenate(motion))
+def test_one_conversation_of_a_batch_can_begin_anew():
+    frames = conversation(30)
+    batch = PolicyBatch(small_policy(), (5, 5), "cpu", SAMPLING)
+    first = batch.step([Hop(frames[:20], []), Hop(frames[:20], [])])
+    batch.reset(1)
+    again = batch.step([Hop(frames[20:], [TurnBoundary(24, "length", Floor.SELF)]), Hop(frames[:20], [])])
+    assert np.array_equal(again[1], first[1])
+    whole = play(IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING), frames, [20, 10], {24: 24})
+    assert np.abs(again[0] - whole[20:]).max() < 1e-4
+
+
+def test_when_the_gpus_memory_runs_out_the_head_goes_on_on_the_cpu(monkeypatch):
+    """What CUDA would raise is raised in its place; what is remembered goes along."""
+    frames, known = conversation(60), {20: 24, 44: 44}
+    wanted = play(IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING), frames, [2] * 30, known)
+    stepper = IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING)
+    begun = play(stepper, frames[:30], [2] * 15, {20: 24})
+    stepper._batch.device = torch.device("cuda")
+
+    def full(shape, packed):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(stepper._batch, "_runner", full)
+    rest = play(stepper, frames[30:], [2] * 15, {44: 44})
+    assert np.array_equal(np.concatenate([begun, rest]), wanted)
+    assert stepper.device.type == "cpu"
+    assert "memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); the policy goes on" in stepper.fallback
 
 
 def test_distances_alone_count_however_long_the_conversation():
@@ -201,9 +235,8 @@ def test_distances_alone_count_however_long_the_conversation():
             torch.randn(1, frames, 55, generator=g),
             torch.zeros(1, frames, dtype=torch.bool),
             torch.arange(frames)[None],
-            first + torch.arange(frames)[None],
         )
-        return network.encode(inputs)[0]
+        return network.encode(inputs, first + np.arange(frames)[None])
 
     a_week = 7 * 24 * 3600 * 25
     assert torch.allclose(z(0), z(a_week), atol=1e-4)

@@ -16,11 +16,8 @@ from timar_ros.learn.dataset import draw_open_turns, draw_window, load_conversat
 from timar_ros.model.checkpoint import load_policy
 from timar_ros.model.features import CONTEXT_SAMPLES
 from timar_ros.motion.channels import CHANNELS, MOTION_DIM
-from timar_ros.rates import FRAME_NS
-from timar_ros.stream.conversation import Conversation
-from timar_ros.stream.frames import Frame
+from timar_ros.replay import offline
 from timar_ros.stream.policy import IncrementalPolicy, Sampling
-from timar_ros.stream.turns import TurnSegmenter
 
 JAW = CHANNELS.index("jawOpen")
 SECONDS = 24
@@ -140,13 +137,9 @@ def test_the_jaw_learns_to_follow_the_own_voice_and_not_the_partners(data, tmp_p
     policy = load_policy(tmp_path / "run" / "policy")
     conversation = load_conversations(data, jobs=1)[0]
     stepper = IncrementalPolicy(policy, "cpu", sampling=Sampling(head_temperature=0.0, face_temperature=0.0))
-    segmenter = TurnSegmenter()
-    voices = (conversation.voices / np.float32(32768)).reshape(2, -1, 640)
-    frames = [
-        Frame(i, i * FRAME_NS, own, partner, True, True) for i, (own, partner) in enumerate(voices.transpose(1, 0, 2))
-    ]
-    motion = np.concatenate([hop.motion for hop in Conversation(stepper, segmenter, 2).push(frames)])
-    loud = voices.std(axis=2) > 0.1
+    voices = conversation.voices / np.float32(32768)
+    motion = offline.move(stepper, offline.hear(*voices))
+    loud = voices.reshape(2, -1, 640)[:, : len(motion)].std(axis=2) > 0.1
     correlation = np.corrcoef(np.vstack([motion[:, JAW], loud]))[0, 1:]
     assert correlation[0] > 0.7
     assert abs(correlation[1]) < 0.3

@@ -11,6 +11,7 @@ from timar_ros import __version__
 from timar_ros.errors import TimarError
 
 COMMANDS = {
+    "convert": ("timar_ros.convert", "make a policy folder of the published checkpoint"),
     "demo": (
         "timar_ros.demo",
         "play a conversation through the real nodes; leaves a bag, a report and a video",

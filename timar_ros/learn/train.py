@@ -68,11 +68,11 @@ class Recipe:
 
 def batch_inputs(
     windows: list[Window], network: TimarNetwork, recipe: Recipe, rng: np.random.Generator
-) -> tuple[FrameInputs, Tensor, Tensor, Tensor]:
+) -> tuple[FrameInputs, Tensor, Tensor, Tensor, Tensor]:
     """Windows as one pass of the network.
 
     Returns:
-        inputs [B, T + S] (history, then open turns), attention mask [B, 1, 4 (T + S), 4 (T + S)],
+        inputs and frame numbers [B, T + S] (history, then open turns), attention mask [B, 1, 4 (T + S), 4 (T + S)],
         own motion of the open turns' frames [B, S, 55] in normalised units, and where it is to be drawn [B, S].
     """
 
@@ -115,10 +115,10 @@ def batch_inputs(
         partner_motion=copied(motion[:, 1]),
         partner_seen=seen,
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
-        frame=frame,
     )
     return (
         inputs,
+        frame,
         attention_mask(frame, turn_start, copy, network.config.window_frames),
         own[:, frames:],
         masked,
@@ -146,10 +146,10 @@ def loss_of(
 ) -> tuple[Tensor, dict[str, float]]:
     """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term."""
     device = network.motion_mean.device
-    inputs, mask, target, masked = batch_inputs(windows, network, recipe, rng)
+    inputs, frame, mask, target, masked = batch_inputs(windows, network, recipe, rng)
     inputs = FrameInputs(**{name: value.to(device) for name, value in vars(inputs).items()})
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        z, _ = network.encode(inputs, mask.to(device))
+        z = network.encode(inputs, frame.numpy(), mask.to(device))
     masked = masked.to(device)
     z = z[:, -masked.shape[1] :][masked].float().repeat(recipe.draws, 1)
     target = target.to(device)[masked].repeat(recipe.draws, 1)

@@ -15,10 +15,15 @@ from safetensors.torch import load_file, save_file
 from timar_ros.errors import TimarError
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
+from timar_ros.model.published import PublishedConfig, PublishedNetwork
 from timar_ros.resources import share_path
 
 FORMAT = "timar_ros/1"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
+KINDS: dict[str, tuple[type, type]] = {
+    "own": (NetworkConfig, TimarNetwork),
+    "published": (PublishedConfig, PublishedNetwork),
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,14 @@ class Policy:
     Attributes:
         channels: names of the numbers in a frame of motion, in order.
         sampling: defaults of the draw (temperature and the like), see stream/policy.py.
+        folder: where it was loaded from.
     """
 
     name: str
-    network: TimarNetwork
+    network: TimarNetwork | PublishedNetwork
     channels: tuple[str, ...]
     sampling: dict[str, Any]
+    folder: Path | None = None
 
 
 def load_policy(name_or_folder: str | os.PathLike[str]) -> Policy:
@@ -54,24 +61,30 @@ def load_policy(name_or_folder: str | os.PathLike[str]) -> Policy:
         raise TimarError(f"no policy folder at {folder}; {there}; give the name or path of a folder with {CONFIG_FILE}")
     config = _read_config(folder / CONFIG_FILE)
     channels = config.get("channels")
-    network_config = NetworkConfig.from_dict(config.get("network"))
+    kind = config.get("kind", "own")
+    if kind not in KINDS:
+        raise TimarError(f"{folder / CONFIG_FILE}: kind is {kind!r}; {' and '.join(KINDS)} are known")
+    config_class, network_class = KINDS[kind]
+    network_config = config_class.from_dict(config.get("network"))
     if not isinstance(channels, list) or len(channels) != network_config.motion_dim:
         raise TimarError(
             f"{folder / CONFIG_FILE}: 'channels' must list the {network_config.motion_dim} names of a motion frame"
         )
-    network = TimarNetwork(network_config)
+    with torch.device("meta"):
+        network = network_class(network_config)
     _load_weights(network, folder / WEIGHTS_FILE)
     return Policy(
         folder.resolve().name,
         network.eval().requires_grad_(False),
         tuple(channels),
         config.get("sampling") or {},
+        folder,
     )
 
 
 def save_policy(
     folder: str | os.PathLike[str],
-    network: TimarNetwork,
+    network: TimarNetwork | PublishedNetwork,
     channels: tuple[str, ...],
     sampling: dict[str, Any],
 ) -> None:
@@ -82,6 +95,7 @@ def save_policy(
     save_file(weights, folder / (WEIGHTS_FILE + ".part"))
     config = {
         "format": FORMAT,
+        "kind": next(kind for kind, (_, network_class) in KINDS.items() if isinstance(network, network_class)),
         "network": network.config.to_dict(),
         "sampling": dict(sampling),
         "channels": list(channels),
@@ -107,7 +121,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load_weights(network: TimarNetwork, path: Path) -> None:
+def _load_weights(network: torch.nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
     except FileNotFoundError:
@@ -134,7 +148,7 @@ def _load_weights(network: TimarNetwork, path: Path) -> None:
             raise TimarError(
                 f"{path}: {name} holds numbers that are not finite; copy the policy folder again or train anew"
             )
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, assign=True)
 
 
 def _some(names: list[str], most: int = 5) -> str:

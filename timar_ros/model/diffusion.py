@@ -75,13 +75,12 @@ class TimestepEmbedder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(SINUSOID_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
-        half = SINUSOID_WIDTH // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, step: Tensor) -> Tensor:
         """step [n] -> [n, width]."""
-        angle = step.float()[:, None] * self.frequencies
+        half = SINUSOID_WIDTH // 2
+        frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=step.device) / half)
+        angle = step.float()[:, None] * frequencies
         return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))
 
 

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import DiffusionHead
 from timar_ros.model.features import FEATURES_PER_FRAME
+from timar_ros.model.transformer import Block, run_blocks
 
 TOKENS_PER_FRAME = 4
 PARTNER_SPEECH, PARTNER_MOTION, OWN_SPEECH, OWN_MOTION = range(TOKENS_PER_FRAME)
@@ -44,7 +45,6 @@ class FrameInputs:
         partner_motion: [B, T, motion_dim] in normalised units; counts only where partner_seen.
         partner_seen: [B, T] bool.
         turn_place: [B, T] int, the frame's place in its turn from 0.
-        frame: [B, T] int64, the frame's number in the conversation.
     """
 
     own_speech: Tensor
@@ -56,68 +56,6 @@ class FrameInputs:
     partner_motion: Tensor
     partner_seen: Tensor
     turn_place: Tensor
-    frame: Tensor
-
-
-class Attention(nn.Module):
-    """Multi-head attention with rotary positions over frame numbers."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor | None, past: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Attend from x [B, N, width] to `past` [2, B, heads, P, head_width] and to x itself.
-
-        Args:
-            rotation: [B, N, head_width / 2, 2], cosine and sine of each token's angles.
-            mask: bool, broadcastable to [B, heads, N, P + N]; True where attention is allowed.
-
-        Returns:
-            the update of x, and this call's keys and values, each [B, heads, N, head_width].
-        """
-        batch, tokens, width = x.shape
-        q, k, v = self.project(x, rotation)
-        fresh = (k, v)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(y.transpose(1, 2).reshape(batch, tokens, width)), fresh
-
-    def project(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, heads, N, head_width] of x [B, N, width]."""
-        batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        return rotate(q, rotation), rotate(k, rotation), v
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor | None, past: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        update, fresh = self.attn(self.norm1(x), rotation, mask, past)
-        x = x + update
-        return x + self.mlp(self.norm2(x)), fresh
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the pairs (i, i + half) of x [B, heads, N, head_width] by the angles in `rotation` [B, N, half, 2]."""
-    cos, sin = rotation[:, None].to(x.dtype).unbind(-1)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class TimarNetwork(nn.Module):
@@ -143,15 +81,19 @@ class TimarNetwork(nn.Module):
         self.diffusion = DiffusionHead(config.motion_dim, width, config.diffusion_width, config.diffusion_depth)
         self.register_buffer("motion_mean", torch.zeros(config.motion_dim))
         self.register_buffer("motion_scale", torch.ones(config.motion_dim))
-        head_width = width // config.heads
+        half = width // config.heads // 2
         # Periods from about 6 frames (a quarter of a second) to beyond the window; float64 keeps hours exact.
-        frequencies = 1000.0 ** (-torch.arange(head_width // 2, dtype=torch.float64) / (head_width // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies = 1000.0 ** (-np.arange(half, dtype=np.float64) / half)
 
-    def rotation(self, frame: Tensor) -> Tensor:
-        """Cosine and sine [B, 4 T, head_width / 2, 2] float32 for the tokens of frames [B, T]."""
-        angle = frame.to(torch.float64).repeat_interleave(TOKENS_PER_FRAME, dim=1)[..., None] * self.frequencies
-        return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
+    @property
+    def reducible(self) -> list[nn.Module]:
+        """What may be computed in a reduced precision (model/precision.py)."""
+        return [self.blocks]
+
+    def rotation(self, frame: np.ndarray) -> np.ndarray:
+        """Cosine and sine [B, T, head_width / 2, 2] float32 by which the tokens of the frames [B, T] are turned."""
+        angle = frame[..., None] * self.frequencies
+        return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
     def tokens(self, inputs: FrameInputs) -> Tensor:
         """Frames [B, T] as tokens [B, 4 T, width]."""
@@ -167,41 +109,24 @@ class TimarNetwork(nn.Module):
         x = x + self.turn_place_embedding[inputs.turn_place][:, :, None]
         return x.flatten(1, 2)
 
-    def encode(
-        self, inputs: FrameInputs, mask: Tensor | None = None, past: Tensor | None = None
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Run the backbone over the frames [B, T].
+    def encode(self, inputs: FrameInputs, frame: np.ndarray, mask: Tensor | None = None) -> Tensor:
+        """z [B, T, width], the conditions of the diffusion head, for the frames [B, T] in one pass.
 
         Args:
-            mask: bool, broadcastable to [B, heads, 4 T, P + 4 T]; None lets every token see all.
-            past: [blocks, 2, B, heads, P, head_width], keys and values of closed turns.
-
-        Returns:
-            z [B, T, width], the output at the own-motion tokens, and of each block the keys and values of these
-            frames, each [B, heads, 4 T, head_width].
+            frame: [B, T] each frame's number in the conversation.
+            mask: bool, broadcastable to [B, heads, 4 T, 4 T]; None lets every token see all.
         """
-        x, rotation, fresh = self._all_but_last(inputs, mask, past)
-        x, keys_values = self.blocks[-1](x, rotation, mask, None if past is None else past[-1])
-        z = self.norm(x[:, OWN_MOTION::TOKENS_PER_FRAME])
-        return z, [*fresh, keys_values]
+        rotation = torch.from_numpy(self.rotation(frame)).to(inputs.own_speech.device)
+        x = self.run(self.tokens(inputs), rotation, mask=mask)
+        return x[:, OWN_MOTION::TOKENS_PER_FRAME]
 
-    def keys_values(
-        self, inputs: FrameInputs, mask: Tensor | None = None, past: Tensor | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """The second half of what `encode` returns, for less: of the last block only keys and values are computed."""
-        x, rotation, fresh = self._all_but_last(inputs, mask, past)
-        last = self.blocks[-1]
-        return [*fresh, last.attn.project(last.norm1(x), rotation)[1:]]
+    def run(self, tokens: Tensor, rotation: Tensor, **attention) -> Tensor:
+        """The backbone over the tokens [B, 4 T, width] of frames with the rotation [B, T, head_width / 2, 2].
 
-    def _all_but_last(
-        self, inputs: FrameInputs, mask: Tensor | None, past: Tensor | None
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """Tokens after all blocks but the last, their rotation, and the blocks' keys and values."""
-        x, rotation, fresh = self.tokens(inputs), self.rotation(inputs.frame), []
-        for i, block in enumerate(self.blocks[:-1]):
-            x, keys_values = block(x, rotation, mask, None if past is None else past[i])
-            fresh.append(keys_values)
-        return x, rotation, fresh
+        `mask`, `cache`, `at` and `rows` are those of model/transformer.py.
+        """
+        rotation = rotation.repeat_interleave(TOKENS_PER_FRAME, dim=1)
+        return self.norm(run_blocks(self.blocks, tokens, rotation=rotation, **attention))
 
     def normalise(self, motion: Tensor) -> Tensor:
         """Motion in its own units (rad, blendshape weights) -> units of the network."""

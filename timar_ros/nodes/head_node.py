@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy
+from timar_ros.model.precision import PRECISIONS
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES, HEAD_CHANNELS, quaternion_from_rpy
 from timar_ros.motion.retarget import Retargeter
 from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
@@ -47,20 +49,31 @@ from timar_ros.stream.audio_messages import (
     import_message_class,
 )
 from timar_ros.stream.conversation import Conversation, Hop
+from timar_ros.stream.device import choose_device
 from timar_ros.stream.frames import PARTNER, SELF, Frame, FramePairer
 from timar_ros.stream.hop_statistics import HopStatistics
 from timar_ros.stream.partner_face import PartnerFace
-from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.steppers import AUTO as AUTO_PREDICTION
+from timar_ros.stream.steppers import HOP, TURN, frames_in_hop, make_stepper
 from timar_ros.stream.turns import TurnSegmenter
 
 # From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
 PLAYOUT_RESERVE_MS = 92
+# A policy whose step takes longer than that reserve allows for gets this many times its usual step, and half of it.
+SLOW_STEP_MARGIN = 1.5
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
 
 PARAMETERS = (
     Parameter("policy", "default", "policy folder: a name under models/ or a path", read_only=True),
     Parameter("device", "auto", "where the policy runs", choices=("auto", "cuda", "cpu"), read_only=True),
+    Parameter(
+        "precision",
+        "auto",
+        "what large products are computed in; auto: bfloat16 on CUDA, on the CPU the fastest for a large network",
+        choices=PRECISIONS,
+        read_only=True,
+    ),
     Parameter("threads", 1, "CPU threads of the policy", minimum=1, maximum=64, read_only=True),
     Parameter(
         "seed",
@@ -96,7 +109,14 @@ PARAMETERS = (
         2,
         "frames of 40 ms that the policy advances by",
         minimum=1,
-        maximum=4,
+        maximum=25,
+        read_only=True,
+    ),
+    Parameter(
+        "predict_by",
+        "auto",
+        "published weights only: each hop of the open second, or its whole turn as published; auto: turn on the CPU",
+        choices=(AUTO_PREDICTION, HOP, TURN),
         read_only=True,
     ),
     Parameter(
@@ -109,9 +129,9 @@ PARAMETERS = (
     Parameter(
         "playout_delay_ms",
         0,
-        "from a frame's capture until the head shows it; 0: hop + 92 ms",
+        "from a frame's capture until the head shows it; 0: hop + 92 ms, or what a slower policy needs",
         minimum=0,
-        maximum=1000,
+        maximum=5000,
         read_only=True,
     ),
     Parameter(
@@ -235,8 +255,8 @@ class HeadNode(LifecycleNode):
         p = self._settings
         torch.set_num_threads(p.threads)
         self._policy = load_policy(p.policy)
-        sampling = Sampling.from_policy(self._policy, p.temperature)
-        self._stepper = IncrementalPolicy(self._policy, p.device, p.seed, sampling)
+        self._hop_frames = frames_in_hop(self._policy, p.predict_by, p.hop_frames, choose_device(p.device))
+        self._stepper = make_stepper(self._policy, p.device, p.seed, p.temperature, p.precision, self._hop_frames)
         self._profile = RobotProfile.load(p.robot)
         self._retargeter = Retargeter(self._profile)
         self._message_type = audio_message_type(p.audio_message_type).name
@@ -245,23 +265,37 @@ class HeadNode(LifecycleNode):
         AudioDecoder(
             self._message_type, self._audio_format
         )  # refuses a wrong format here rather than at the first packet
-        self._playout_delay_ns = (p.playout_delay_ms or p.hop_frames * FRAME_NS // 10**6 + PLAYOUT_RESERVE_MS) * 10**6
-        self._warm_up()
+        slowest_ms = self._warm_up()
+        reserve_ms = max(PLAYOUT_RESERVE_MS, round(SLOW_STEP_MARGIN * slowest_ms) + PLAYOUT_RESERVE_MS // 2)
+        hop_ms = self._hop_frames * FRAME_NS // 10**6
+        self._playout_delay_ns = (p.playout_delay_ms or hop_ms + reserve_ms) * 10**6
 
-    def _warm_up(self) -> None:
-        """Move through a second of silence, so that the first hop of the conversation is not the slow one."""
-        segmenter = TurnSegmenter(self._settings.turns, hop_frames=self._settings.hop_frames)
-        conversation = Conversation(self._stepper, segmenter, self._settings.hop_frames)
+    def _warm_up(self) -> float:
+        """Move through silence, so that the first hop of the conversation is not the slow one.
+
+        Returns:
+            ms that the slowest hop took once everything had run.
+        """
+        conversation = self._new_conversation()
         silence = np.zeros(FRAME_SAMPLES, np.float32)
-        frames = [Frame(i, i * FRAME_NS, silence, silence, False, False) for i in range(30)]
-        planner = TrajectoryPlanner(self._profile, self._settings.hop_frames)
+        planner = TrajectoryPlanner(self._profile, self._hop_frames)
         planner.resume(self._retargeter.joints(np.zeros(3))[0])
-        for hop in conversation.push(frames):
-            targets = self._retargeter.joints(hop.motion[:, : len(HEAD_CHANNELS)])
-            trajectory = planner.plan(targets, hop.frames[0].stamp_ns, hop.frames[0].stamp_ns)
-            serialize_message(self._trajectory_message(trajectory, hop.frames[0].stamp_ns))
-        self._stepper.settle()
+        taken_ms = []
+        for i in range(max(30, 2 * self._hop_frames)):
+            conversation.hear(Frame(i, i * FRAME_NS, silence, silence, False, False))
+            start = time.perf_counter()
+            if hop := conversation.draw():
+                targets = self._retargeter.joints(hop.motion[:, : len(HEAD_CHANNELS)])
+                trajectory = planner.plan(targets, hop.frames[0].stamp_ns, hop.frames[0].stamp_ns)
+                serialize_message(self._trajectory_message(trajectory, hop.frames[0].stamp_ns))
+                taken_ms.append((time.perf_counter() - start) * 1e3)
+                self._stepper.settle()
         self._stepper.reset()
+        return float(np.median(taken_ms[len(taken_ms) // 2 :]))
+
+    def _new_conversation(self) -> Conversation:
+        segmenter = TurnSegmenter(self._settings.turns, hop_frames=self._hop_frames)
+        return Conversation(self._stepper, segmenter, self._hop_frames)
 
     def _make_publishers(self) -> None:
         self._trajectories = self.create_lifecycle_publisher(JointTrajectory, self._profile.command.topic, 10)
@@ -303,11 +337,10 @@ class HeadNode(LifecycleNode):
     def _begin_conversation(self) -> None:
         p = self._settings
         self._stepper.reset()
-        segmenter = TurnSegmenter(p.turns, hop_frames=p.hop_frames)
-        self._conversation = Conversation(self._stepper, segmenter, p.hop_frames)
+        self._conversation = self._new_conversation()
         with self._pairing:
             self._pairer = FramePairer(max_wait_ms=p.max_wait_ms)
-        self._planner = TrajectoryPlanner(self._profile, p.hop_frames)
+        self._planner = TrajectoryPlanner(self._profile, self._hop_frames)
         self._planner_started = False
         self._joint_positions: dict[str, float] = {}
         self._statistics = HopStatistics()
@@ -394,8 +427,11 @@ class HeadNode(LifecycleNode):
     def _hear_and_move(self) -> None:
         try:
             while not self._stopping.is_set():
-                for hop in self._conversation.push(self._next_frames()):
+                for frame in self._next_frames():
+                    self._conversation.hear(frame)
+                if hop := self._conversation.draw():
                     self._move(hop)
+                    self._stepper.settle()
         except Exception as error:
             # The head comes to rest by its last trajectory; the executor's thread ends the process with this error.
             self._failure = error
@@ -430,7 +466,6 @@ class HeadNode(LifecycleNode):
         self._announce(hop)
         for frame, motion in zip(hop.frames, hop.motion, strict=True):
             self._playout.put(frame.stamp_ns + self._playout_delay_ns, (frame.stamp_ns, motion))
-        self._stepper.settle()
 
     def _present_position(self) -> np.ndarray:
         """Where `joint_states` has the head, or straight ahead where nothing is known."""
@@ -511,7 +546,8 @@ class HeadNode(LifecycleNode):
         with self._pairing:
             health = self._pairer.health()
             spoiled = {party: decoder.invalid_samples for party, decoder in self._decoders.items()}
-        statuses = [self._statistics.latency_status(self._settings.hop_frames, self._playout_delay_ns)]
+        merged = self._conversation.merged
+        statuses = [self._statistics.latency_status(self._hop_frames, self._playout_delay_ns, merged)]
         for party in AUDIO_TOPICS:
             values = dict(health[party]) | {
                 "refused_messages": self._statistics.refused[party],
@@ -520,11 +556,13 @@ class HeadNode(LifecycleNode):
             ok, said = values.pop("ok"), values.pop("message")
             statuses.append((f"audio {party}", not ok, said, values))
         policy = {
-            "policy": self._policy.name, "device": str(self._stepper.device), "robot": self._profile.name,
-            **{name: self._settings[name] for name in ("seed", "hop_frames", "turns", "intensity", "temperature")},
+            "policy": self._policy.name, "device": str(self._stepper.device), "precision": self._stepper.precision,
+            "robot": self._profile.name, "hop_frames": self._hop_frames,
+            **{name: self._settings[name] for name in ("seed", "turns", "intensity", "temperature")},
             "playout_delay_ms": self._playout_delay_ns // 10**6,
         }  # fmt: skip
-        statuses.append(("policy", False, "running", policy))
+        trouble = [said for said in (self._stepper.fallback, self._stepper.limitation) if said]
+        statuses.append(("policy", bool(trouble), "; ".join(trouble) or "running", policy))
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         for name, warn, said, values in statuses:

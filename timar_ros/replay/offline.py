@@ -12,7 +12,7 @@ import soxr
 from timar_ros.errors import TimarError
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.stream.frames import Frame
-from timar_ros.stream.policy import IncrementalPolicy
+from timar_ros.stream.steppers import Stepper
 from timar_ros.stream.turns import TurnSegmenter, TurnUpdate
 
 
@@ -54,7 +54,7 @@ def hear(own: np.ndarray, partner: np.ndarray, hop_frames: int = 2) -> HeardConv
     return HeardConversation(frames, tuple(segmenter.step(frame.own, frame.partner) for frame in frames))
 
 
-def move(policy: IncrementalPolicy, heard: HeardConversation, hop_frames: int = 2) -> np.ndarray:
+def move(policy: Stepper, heard: HeardConversation, hop_frames: int = 2) -> np.ndarray:
     """Motion [frames, 55] of a heard conversation, hop by hop from a fresh start; half a hop at the end is left out."""
     policy.reset()
     motion = []

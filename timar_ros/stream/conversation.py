@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from timar_ros.rates import FRAME_NS
 from timar_ros.stream.frames import Frame
-from timar_ros.stream.policy import IncrementalPolicy
+from timar_ros.stream.steppers import Stepper
 from timar_ros.stream.turns import TurnBoundary, TurnSegmenter, TurnUpdate
 
 
@@ -32,22 +31,39 @@ class Hop:
 
 
 class Conversation:
-    """Gathers frames into hops and runs each through turns and policy."""
+    """Hears frame after frame, and draws motion in hops.
 
-    def __init__(self, policy: IncrementalPolicy, segmenter: TurnSegmenter, hop_frames: int) -> None:
+    A hop is `hop_frames` frames. When more are waiting, since the last hop took too long, they are drawn together:
+    a late hop is merged into the next, so nothing queues up, as a hop's cost hardly depends on its frames.
+
+    Attributes:
+        merged: hops that were drawn with the one after them.
+    """
+
+    # The most frames drawn together; also what a policy takes in one step.
+    MOST_FRAMES = 25
+
+    def __init__(self, policy: Stepper, segmenter: TurnSegmenter, hop_frames: int) -> None:
         self._policy = policy
         self._segmenter = segmenter
         self._hop_frames = hop_frames
         self._frames: list[Frame] = []
         self._updates: list[TurnUpdate] = []
+        self.merged = 0
 
-    def push(self, frames: Sequence[Frame]) -> Iterator[Hop]:
-        """Take consecutive frames; yields a hop whenever one is complete."""
-        for frame in frames:
-            self._frames.append(frame)
-            self._updates.append(self._segmenter.step(frame.own, frame.partner))
-            if len(self._frames) == self._hop_frames:
-                hop_frames, updates = tuple(self._frames), tuple(self._updates)
-                self._frames, self._updates = [], []
-                boundaries = [boundary for update in updates for boundary in update.boundaries]
-                yield Hop(hop_frames, updates, self._policy.step(hop_frames, boundaries))
+    def hear(self, frame: Frame) -> None:
+        """Take the next frame: voice activity, floor and turns."""
+        self._frames.append(frame)
+        self._updates.append(self._segmenter.step(frame.own, frame.partner))
+
+    def draw(self) -> Hop | None:
+        """Motion of all whole hops that are waiting, at most `MOST_FRAMES` frames; None when there is none."""
+        hops = min(len(self._frames), max(self.MOST_FRAMES, self._hop_frames)) // self._hop_frames
+        if not hops:
+            return None
+        self.merged += hops - 1
+        count = hops * self._hop_frames
+        frames, self._frames = tuple(self._frames[:count]), self._frames[count:]
+        updates, self._updates = tuple(self._updates[:count]), self._updates[count:]
+        boundaries = [boundary for update in updates for boundary in update.boundaries]
+        return Hop(frames, updates, self._policy.step(frames, boundaries))

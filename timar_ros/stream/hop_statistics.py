@@ -45,11 +45,14 @@ class HopStatistics:
         self._counts["turns"] += len(hop.boundaries)
         self._counts["turns_by_floor"] += sum(boundary.reason == "floor" for boundary in hop.boundaries)
 
-    def latency_status(self, hop_frames: int, playout_delay_ns: int) -> tuple[str, bool, str, dict[str, object]]:
+    def latency_status(
+        self, hop_frames: int, playout_delay_ns: int, merged_hops: int
+    ) -> tuple[str, bool, str, dict[str, object]]:
         """Name, whether to warn, a sentence, and values for the diagnostics."""
         values: dict[str, object] = {
             name: self._counts[name] for name in ("hops", "frames", "deadline_misses", "turns", "turns_by_floor")
         }
+        values["merged_hops"] = merged_hops
         if self._latencies_ms:
             for percent in (50, 95, 99):
                 values[f"latency_ms_p{percent}"] = round(float(np.percentile(list(self._latencies_ms), percent)), 2)

@@ -1,16 +1,20 @@
 """The policy, hop by hop: closed turns are encoded once and kept, the open turn is encoded again at each hop.
 
-    frames ─ features ─ open turn ─┬─ encode with new motion masked ─ z ─ diffusion head ─ motion of the hop
-                                   └─ at a boundary: encode with the motion as sent ─ ring of keys and values
+    frames ─ features ─ turns of the pass ─ backbone ─┬─ z of new frames ─ diffusion head ─ motion of the hop
+             (closing ones, then the open one)        └─ keys and values of closing turns ─ ring
 
-The ring holds the last `window_frames` frames before the open turn's start, so the work of a hop does not grow
-with the conversation. Positions are relative (model/network.py), so what is in the ring stays exact for ever.
+One pass does both: a closing turn's tokens see the turns before it and itself, with the motion as sent; the open
+turn's tokens see that turn too. The ring holds the last `window_frames` frames before the open turn's start, so the
+work of a hop does not grow with the conversation. Positions are relative (model/network.py), so what is in the ring
+stays exact for ever. Shapes are few and fixed, so that on CUDA each is a graph.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +24,18 @@ from timar_ros.errors import TimarError
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, log_mel
-from timar_ros.model.network import TOKENS_PER_FRAME, FrameInputs, TimarNetwork
+from timar_ros.model.network import OWN_MOTION, TOKENS_PER_FRAME, FrameInputs, TimarNetwork
+from timar_ros.model.precision import set_precision, to_float32
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.stream.device import Packing, StepRunner, choose_device
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
+from timar_ros.stream.turn_memory import NEVER, ClosedTurns, OpenTurn
 from timar_ros.stream.turns import TurnBoundary
 
-# An open turn is padded to the next of these lengths, so that few shapes occur.
-OPEN_TURN_SHAPES = (5, 10, 15, 20, 25)
+# A pass is padded to a multiple of so many frames.
+FRAMES_STEP = 5
+_PADDING = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -58,263 +66,383 @@ class Sampling:
             face_temperature=own.face_temperature * temperature,
         )
 
-
-def choose_device(name: str) -> torch.device:
-    """The torch device for `auto`, `cuda` or `cpu`.
-
-    Raises:
-        TimarError: another name, or cuda asked for where there is none.
-    """
-    if name not in ("auto", "cuda", "cpu"):
-        raise TimarError(f"device is {name!r}; auto, cuda and cpu are allowed")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TimarError(
-            "device is cuda, but torch finds no CUDA device; use device auto or cpu, or install torch for CUDA"
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    def per_channel(self, head: float, face: float) -> np.ndarray:
+        """[55] float32: one number for the head's channels, another for the face's."""
+        return np.where(np.arange(len(CHANNELS)) < len(HEAD_CHANNELS), head, face).astype(np.float32)
 
 
-class ClosedTurns:
-    """A ring of keys and values of the last `window_frames` frames of closed turns."""
+class PassShape(NamedTuple):
+    """What decides the work of a pass: frames in it (padded), frames drawn in it, and whether turns close in it."""
 
-    def __init__(self, network: TimarNetwork, device: torch.device) -> None:
-        config = network.config
-        self._window = config.window_frames
-        slots = self._window * TOKENS_PER_FRAME
-        head_width = config.width // config.heads
-        self.keys_values = torch.zeros(config.blocks, 2, 1, config.heads, slots, head_width, device=device)
-        self.filled = torch.zeros(slots, dtype=torch.bool, device=device)
-
-    def append(self, first_frame: int, frames: int, keys_values: list[tuple[Tensor, Tensor]]) -> None:
-        """Keep the keys and values of a closed turn's frames in the place of the oldest ones.
-
-        Args:
-            keys_values: of each block, each [1, heads, 4 n, head_width] with n >= frames; what is beyond is padding.
-        """
-        frame = torch.arange(first_frame, first_frame + frames) % self._window
-        slots = (frame[:, None] * TOKENS_PER_FRAME + torch.arange(TOKENS_PER_FRAME)).flatten().to(self.filled.device)
-        for kept, fresh in zip(self.keys_values, keys_values, strict=True):
-            for part, values in zip(kept, fresh, strict=True):
-                part[:, :, slots] = values[:, :, : len(slots)]
-        self.filled[slots] = True
-
-    def clear(self) -> None:
-        self.filled.zero_()
+    frames: int
+    draws: int
+    closes: bool
 
 
-class OpenTurn:
-    """The frames since the last boundary: what was heard, and the motion sent so far (normalised units)."""
+class Hop(NamedTuple):
+    """Frames that follow on the stream's last, and the turn boundaries that became known in them."""
 
-    def __init__(self, first_frame: int, motion_dim: int) -> None:
-        self.first_frame = first_frame
-        self.own_speech = np.zeros((0, FEATURES_PER_FRAME), np.float32)
-        self.partner_speech = np.zeros((0, FEATURES_PER_FRAME), np.float32)
-        self.own_heard = np.zeros(0, bool)
-        self.partner_heard = np.zeros(0, bool)
-        self.partner_motion = np.zeros((0, motion_dim), np.float32)
-        self.partner_seen = np.zeros(0, bool)
-        self.own_motion = np.zeros((0, motion_dim), np.float32)
-
-    _HEARD = (
-        "own_speech",
-        "partner_speech",
-        "own_heard",
-        "partner_heard",
-        "partner_motion",
-        "partner_seen",
-    )
-
-    def __len__(self) -> int:
-        return len(self.own_heard)
-
-    @property
-    def drawn(self) -> int:
-        """How many of its frames have motion."""
-        return len(self.own_motion)
-
-    def extend(self, **heard: np.ndarray) -> None:
-        for name in self._HEARD:
-            setattr(self, name, np.concatenate([getattr(self, name), heard[name]]))
-
-    def add_motion(self, motion: np.ndarray) -> None:
-        self.own_motion = np.concatenate([self.own_motion, motion])
-
-    def split(self, frame: int) -> tuple[OpenTurn, OpenTurn]:
-        """The frames before `frame`, and those from it on as a turn of their own."""
-        at = frame - self.first_frame
-        before = OpenTurn(self.first_frame, self.own_motion.shape[1])
-        after = OpenTurn(frame, self.own_motion.shape[1])
-        for name in (*self._HEARD, "own_motion"):
-            setattr(before, name, getattr(self, name)[:at])
-            setattr(after, name, getattr(self, name)[at:])
-        return before, after
-
-    def inputs(self, frames: int, padded: int, device: torch.device) -> FrameInputs:
-        """The first `frames` frames as the network's inputs, padded at the end."""
-
-        def tensor(values: np.ndarray) -> Tensor:
-            whole = np.zeros((1, padded, *values.shape[1:]), values.dtype)
-            count = min(frames, len(values))
-            whole[0, :count] = values[:count]
-            return torch.from_numpy(whole).to(device)
-
-        place = torch.arange(padded, device=device)[None]
-        return FrameInputs(
-            own_speech=tensor(self.own_speech),
-            partner_speech=tensor(self.partner_speech),
-            own_heard=tensor(self.own_heard),
-            partner_heard=tensor(self.partner_heard),
-            own_motion=tensor(self.own_motion),
-            own_given=place < min(frames, self.drawn),
-            partner_motion=tensor(self.partner_motion),
-            partner_seen=tensor(self.partner_seen),
-            turn_place=place,
-            frame=self.first_frame + place,
-        )
+    frames: Sequence[Frame]
+    boundaries: Sequence[TurnBoundary]
 
 
-class IncrementalPolicy:
-    """Motion for each hop of frames. Construct, call `step` with hop after hop, `reset` for a new conversation.
+class _Stream:
+    """One conversation's open turn, and what is told of it to the network."""
+
+    def __init__(self, noise: FrameNoise) -> None:
+        self.noise = noise
+        self.reset()
+
+    def reset(self) -> None:
+        self.open: OpenTurn | None = None
+        self.next_frame: int | None = None
+        self.context = np.zeros((2, CONTEXT_SAMPLES), np.float32)
+
+
+class PolicyBatch:
+    """Several heads on one network: each stream has its own conversation, turns and noise.
 
     Args:
-        policy: from `load_policy`.
+        policy: from `load_policy`. Its network is brought to the device and precision in place.
+        seeds: one for each stream; equal seeds and equal inputs give equal motion.
         device: "auto", "cuda" or "cpu".
-        seed: equal seeds and equal inputs give equal motion.
         sampling: how motion is drawn; the policy folder's settings when None.
+        precision: see model/precision.py.
+        hop_frames: the usual number of frames in a hop; for it CUDA graphs are captured.
+
+    Attributes:
+        device: where it runs now. When the GPU's memory runs out it goes on on the CPU, and `fallback` says so.
     """
 
-    def __init__(self, policy: Policy, device: str = "auto", seed: int = 0, sampling: Sampling | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        seeds: Sequence[int],
+        device: str = "auto",
+        sampling: Sampling | None = None,
+        precision: str = "auto",
+        hop_frames: int = 2,
+    ) -> None:
         if policy.channels != CHANNELS:
             raise TimarError(
                 f"policy {policy.name} has {len(policy.channels)} channels that are not head rotation and ARKit-52; "
                 "such a policy cannot drive this head"
             )
-        self.device = choose_device(device)
         self.sampling = sampling or Sampling.from_policy(policy)
-        self._network = policy.network.to(self.device)
+        self.fallback: str | None = None
+        self._network: TimarNetwork = policy.network
         self._config = policy.network.config
-        self._schedule = diffusion.make_schedule(self._config.sampling_steps)
-        correlation = self._per_channel(self.sampling.head_correlation_frames, self.sampling.face_correlation_frames)
-        temperature = self._per_channel(self.sampling.head_temperature, self.sampling.face_temperature)
-        self._temperature = torch.from_numpy(temperature).to(self.device)
-        self._noise = FrameNoise(seed, self._config.sampling_steps, correlation)
-        self._closed = ClosedTurns(self._network, self.device)
+        self._precision, self._hop_frames = precision, hop_frames
+        s = self.sampling
+        correlation = s.per_channel(s.head_correlation_frames, s.face_correlation_frames)
+        self._streams = [_Stream(FrameNoise(seed, self._config.sampling_steps, correlation)) for seed in seeds]
+        self._mean, self._scale = self._network.motion_mean.cpu().numpy(), self._network.motion_scale.cpu().numpy()
+        self._packings: dict[PassShape, Packing] = {}
+        self._settle_on(choose_device(device))
         self.reset()
 
-    @staticmethod
-    def _per_channel(head: float, face: float) -> np.ndarray:
-        return np.where(np.arange(len(CHANNELS)) < len(HEAD_CHANNELS), head, face).astype(np.float32)
-
-    def reset(self) -> None:
-        """Forget the conversation; the next frame begins one with its own number."""
-        self._closed.clear()
-        self._settled: tuple[int, int, list[tuple[Tensor, Tensor]]] | None = None
-        self._open: OpenTurn | None = None
-        self._next_frame: int | None = None
-        self._context = np.zeros((2, CONTEXT_SAMPLES), np.float32)
+    def reset(self, stream: int | None = None) -> None:
+        """Forget one conversation, or all; the next frame begins one with its own number."""
+        for i in range(len(self._streams)) if stream is None else [stream]:
+            self._streams[i].reset()
+            self._closed.frames[i] = NEVER
 
     @torch.inference_mode()
-    def step(self, frames: Sequence[Frame], boundaries: Sequence[TurnBoundary]) -> np.ndarray:
-        """Hear one hop and draw its motion.
+    def step(self, hops: Sequence[Hop | None]) -> list[np.ndarray | None]:
+        """Hear a hop of each stream and draw its motion; None for a stream that waits.
 
         Args:
-            frames: the hop's frames, numbered on from the last hop's.
-            boundaries: turn boundaries that became known in these frames, in order; each lies in the open turn
-                or in the hop. Motion already sent stays as it is.
+            hops: boundaries lie in the stream's open turn or in the hop, in order. Motion already sent stays as it
+                is. A hop has at most as many frames as a turn can have.
 
         Returns:
-            [len(frames), 55] float32: roll, pitch, yaw in rad and 52 blendshape weights in [0, 1].
+            [frames, 55] float32 for each hop: roll, pitch, yaw in rad and 52 blendshape weights in [0, 1].
         """
-        if self._open is None:
-            self._open = OpenTurn(frames[0].index, self._config.motion_dim)
-            self._next_frame = frames[0].index
-        if [frame.index for frame in frames] != list(range(self._next_frame, self._next_frame + len(frames))):
-            raise ValueError(
-                f"frames {[frame.index for frame in frames]} do not follow on; expected {self._next_frame} next"
-            )
-        self._hear(frames)
-        motion = []
-        for boundary in boundaries:
-            if boundary.frame <= self._open.first_frame:
-                continue
-            closing, opening = self._open.split(boundary.frame)
-            motion.append(self._draw(closing))
-            self._close(closing)
-            self._open = opening
-        motion.append(self._draw(self._open))
-        self._next_frame += len(frames)
-        return np.concatenate(motion)
+        turns = [[] if hop is None else self._hear(stream, hop) for stream, hop in enumerate(hops)]
+        motion: list[list[np.ndarray]] = [[] for _ in hops]
+        while any(turns):
+            groups = [_up_to_new_motion(waiting) for waiting in turns]
+            for stream, drawn in enumerate(self._pass(groups)):
+                if groups[stream]:
+                    motion[stream].append(drawn)
+                    # The last turn of the group has its motion now and closes with the next group, if there is one.
+                    rest = turns[stream][len(groups[stream]) :]
+                    turns[stream] = [groups[stream][-1], *rest] if rest else []
+        return [np.concatenate(parts) if parts else None for parts in motion]
 
-    @torch.inference_mode()
-    def settle(self) -> None:
-        """Between hops: encode a full turn as closed already, since its end will most likely be told with the next hop.
+    def _hear(self, stream: int, hop: Hop) -> list[OpenTurn]:
+        """Add a hop's frames to a stream's open turn, and cut it: closing turns, then the new open one."""
+        state, frames = self._streams[stream], hop.frames
+        longest = self._config.max_turn_frames
+        if state.open is None:
+            state.open = OpenTurn(frames[0].index, self._config.motion_dim)
+            state.next_frame = frames[0].index
+        numbers = [frame.index for frame in frames]
+        if numbers != list(range(state.next_frame, state.next_frame + len(frames))):
+            raise ValueError(f"frames {numbers} do not follow on; expected {state.next_frame} next")
+        if len(frames) > longest:
+            raise ValueError(f"a hop of {len(frames)} frames; at most {longest} are possible")
+        state.open.extend(**self._heard(state, frames))
+        state.next_frame += len(frames)
+        turns = []
+        for boundary in hop.boundaries:
+            if boundary.frame > state.open.first_frame:
+                closing, state.open = state.open.split(boundary.frame)
+                turns.append(closing)
+        turns.append(state.open)
+        if too_long := [len(turn) for turn in turns if len(turn) > longest]:
+            raise ValueError(f"a turn of {too_long[0]} frames; this policy knows turns of at most {longest}")
+        return turns
 
-        It changes no result, only when the work is done.
-        """
-        if self._open is not None and len(self._open) + 2 > self._config.max_turn_frames:
-            keys_values = self._network.keys_values(*self._heard_in(self._open))
-            self._settled = (self._open.first_frame, len(self._open), keys_values)
-
-    def _hear(self, frames: Sequence[Frame]) -> None:
-        voices = np.stack(
-            [
-                np.concatenate([frame.own for frame in frames]),
-                np.concatenate([frame.partner for frame in frames]),
-            ]
-        )
-        samples = np.concatenate([self._context, voices], axis=1)
-        self._context = samples[:, -CONTEXT_SAMPLES:]
+    def _heard(self, state: _Stream, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
+        voices = np.stack([np.concatenate([getattr(f, party) for f in frames]) for party in ("own", "partner")])
+        samples = np.concatenate([state.context, voices], axis=1)
+        state.context = samples[:, -CONTEXT_SAMPLES:]
         own_speech, partner_speech = log_mel(torch.from_numpy(samples)).numpy()
         seen = np.array([frame.partner_motion is not None for frame in frames])
         partner_motion = np.zeros((len(frames), self._config.motion_dim), np.float32)
         for i in np.flatnonzero(seen):
             # What a tracker does not tell of a seen face stands at its mean.
-            partner_motion[i] = np.nan_to_num(self._normalise(frames[i].partner_motion), nan=0.0)
-        self._open.extend(
-            own_speech=own_speech,
-            partner_speech=partner_speech,
-            own_heard=np.array([frame.own_heard for frame in frames]),
-            partner_heard=np.array([frame.partner_heard for frame in frames]),
-            partner_motion=partner_motion,
-            partner_seen=seen,
-        )
+            partner_motion[i] = np.nan_to_num((frames[i].partner_motion - self._mean) / self._scale, nan=0.0)
+        return {
+            "own_speech": own_speech,
+            "partner_speech": partner_speech,
+            "own_heard": np.array([frame.own_heard for frame in frames]),
+            "partner_heard": np.array([frame.partner_heard for frame in frames]),
+            "partner_motion": partner_motion,
+            "partner_seen": seen,
+        }
 
-    def _draw(self, turn: OpenTurn) -> np.ndarray:
-        """Draw the motion that the turn's last frames still lack."""
-        new = range(turn.drawn, len(turn))
-        if not new:
-            return np.zeros((0, self._config.motion_dim), np.float32)
-        z, _ = self._network.encode(*self._heard_in(turn))
-        noise = np.stack([self._noise.at(turn.first_frame + place) for place in new], axis=1)
+    # One pass over all streams
+
+    def _pass(self, groups: list[list[OpenTurn]]) -> list[np.ndarray]:
+        """Draw the new motion of each group's last turn and keep the turns before it as closed."""
+        frames = max(sum(len(turn) for turn in group) for group in groups)
+        draws = max(len(group[-1]) - group[-1].drawn if group else 0 for group in groups)
+        shape = PassShape(-(-frames // FRAMES_STEP) * FRAMES_STEP, draws, any(len(group) > 1 for group in groups))
+        drawn = self._run(shape, self._packed(shape, groups))
+        motion = []
+        for stream, group in enumerate(groups):
+            if not group:
+                motion.append(None)
+                continue
+            new = len(group[-1]) - group[-1].drawn
+            motion.append(drawn[stream, :new])
+            group[-1].add_motion((motion[-1] - self._mean) / self._scale)
+            for turn in group[:-1]:
+                numbers = np.arange(turn.first_frame, turn.first_frame + len(turn))
+                self._closed.frames[stream, numbers % self._closed.ring] = numbers
+        return motion
+
+    def _packing(self, shape: PassShape) -> Packing:
+        if shape not in self._packings:
+            streams, frames, draws, dim = len(self._streams), shape.frames, shape.draws, self._config.motion_dim
+            half = self._config.width // self._config.heads // 2
+            self._packings[shape] = Packing(
+                own_speech=(streams, frames, FEATURES_PER_FRAME),
+                partner_speech=(streams, frames, FEATURES_PER_FRAME),
+                own_motion=(streams, frames, dim),
+                partner_motion=(streams, frames, dim),
+                own_heard=(streams, frames),
+                partner_heard=(streams, frames),
+                own_given=(streams, frames),
+                partner_seen=(streams, frames),
+                turn_place=(streams, frames),
+                turn_start=(streams, frames),  # counted from the stream's first frame in the pass; padding: never
+                rotation=(streams, frames, half, 2),
+                ring_frame=(streams, self._closed.ring),  # counted likewise
+                ring_place=(streams, frames),
+                draw=(streams, draws),
+                noise=(self._config.sampling_steps, streams, draws, dim),
+            )
+        return self._packings[shape]
+
+    def _packed(self, shape: PassShape, groups: list[list[OpenTurn]]) -> np.ndarray:
+        streams, frames = len(groups), shape.frames
+        packing = self._packing(shape)
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in packing.shapes.items()}
+        arrays["turn_start"][:] = _PADDING
+        arrays["ring_place"][:] = self._closed.nowhere
+        numbers = np.zeros((streams, frames))
+        for stream, group in enumerate(groups):
+            if not group:
+                continue
+            first = group[0].first_frame
+            numbers[stream] = first + np.arange(frames)
+            ring = self._closed.frames[stream]
+            arrays["ring_frame"][stream] = np.maximum(ring - first, -_PADDING)
+            at = 0
+            for turn in group:
+                place = slice(at, at + len(turn))
+                for name in OpenTurn.HEARD:
+                    arrays[name][stream, place] = getattr(turn, name)
+                arrays["own_motion"][stream, at : at + turn.drawn] = turn.own_motion
+                arrays["own_given"][stream, at : at + turn.drawn] = 1
+                arrays["turn_place"][stream, place] = np.arange(len(turn))
+                arrays["turn_start"][stream, place] = at
+                if turn is not group[-1]:
+                    arrays["ring_place"][stream, place] = (turn.first_frame + np.arange(len(turn))) % self._closed.ring
+                at += len(turn)
+            new = np.arange(group[-1].drawn, len(group[-1]))
+            arrays["draw"][stream, : len(new)] = at - len(group[-1]) + new
+            for i, place in enumerate(new):
+                arrays["noise"][:, stream, i] = self._streams[stream].noise.at(group[-1].first_frame + int(place))
+        arrays["rotation"] = self._network.rotation(numbers)
+        return packing.pack(arrays)
+
+    def _advance(self, shape: PassShape, packed: Tensor) -> Tensor:
+        """One pass on the device: motion [streams, draws, 55] of the frames to draw."""
+        given = self._packing(shape).unpack(packed)
+        inputs = FrameInputs(
+            own_speech=given["own_speech"],
+            partner_speech=given["partner_speech"],
+            own_heard=given["own_heard"].bool(),
+            partner_heard=given["partner_heard"].bool(),
+            own_motion=given["own_motion"],
+            own_given=given["own_given"].bool(),
+            partner_motion=given["partner_motion"],
+            partner_seen=given["partner_seen"].bool(),
+            turn_place=given["turn_place"].long(),
+        )
+        # A turn sees the turns of the pass up to itself, and what the ring holds of the window before its start.
+        start = given["turn_start"]
+        ring = given["ring_frame"][:, None] >= start[..., None] - self._config.window_frames
+        inside = start[:, None] <= start[..., None]
+        mask = torch.cat([ring, inside], dim=2)
+        mask = mask.repeat_interleave(TOKENS_PER_FRAME, 1).repeat_interleave(TOKENS_PER_FRAME, 2)[:, None]
+        z = self._network.run(
+            self._network.tokens(inputs),
+            given["rotation"],
+            mask=mask,
+            cache=self._closed.keys_values,
+            at=self._closed.ring * TOKENS_PER_FRAME,
+            rows=given["draw"].long() * TOKENS_PER_FRAME + OWN_MOTION,
+        )
+        if shape.closes:
+            self._closed.keep(given["ring_place"].long())
         drawn = diffusion.sample(
             self._network.diffusion,
             self._schedule,
-            z[0, new.start : new.stop],
-            torch.from_numpy(noise).to(self.device),
+            z.flatten(0, 1),
+            given["noise"].flatten(1, 2),
             self._temperature,
         )
-        motion = self._network.denormalise(drawn).cpu().numpy()
-        motion[:, len(HEAD_CHANNELS) :] = motion[:, len(HEAD_CHANNELS) :].clip(0.0, 1.0)
-        turn.add_motion(self._normalise(motion))
-        return motion
+        motion = self._network.denormalise(drawn).view(len(self._streams), shape.draws, -1)
+        head, face = motion.split([len(HEAD_CHANNELS), motion.shape[2] - len(HEAD_CHANNELS)], dim=2)
+        return torch.cat([head, face.clamp(0.0, 1.0)], dim=2)
 
-    def _close(self, turn: OpenTurn) -> None:
-        if self._settled is not None and self._settled[:2] == (turn.first_frame, len(turn)):
-            keys_values = self._settled[2]
-        else:
-            keys_values = self._network.keys_values(*self._heard_in(turn))
-        self._closed.append(turn.first_frame, len(turn), keys_values)
+    # Where it runs
 
-    def _heard_in(self, turn: OpenTurn) -> tuple[FrameInputs, Tensor, Tensor]:
-        """A turn as the network's inputs, who sees whom, and the closed turns before it."""
-        if len(turn) > self._config.max_turn_frames:
-            raise ValueError(
-                f"a turn of {len(turn)} frames; this policy knows turns of at most {self._config.max_turn_frames}"
-            )
-        padded = min((n for n in OPEN_TURN_SHAPES if n >= len(turn)), default=self._config.max_turn_frames)
-        inside = torch.arange(padded * TOKENS_PER_FRAME, device=self.device) < len(turn) * TOKENS_PER_FRAME
-        mask = torch.cat([self._closed.filled, inside])[None, None, None]
-        return turn.inputs(len(turn), padded, self.device), mask, self._closed.keys_values
+    def _run(self, shape: PassShape, packed: np.ndarray) -> np.ndarray:
+        try:
+            return self._runner(shape, packed)
+        except torch.OutOfMemoryError as error:
+            if self.device.type == "cpu":
+                raise
+            self._leave_gpu(error)
+            return self._runner(shape, packed)
 
-    def _normalise(self, motion: np.ndarray) -> np.ndarray:
-        return self._network.normalise(torch.from_numpy(np.asarray(motion, np.float32)).to(self.device)).cpu().numpy()
+    def _settle_on(self, device: torch.device) -> None:
+        try:
+            self._move_to(device)
+        except torch.OutOfMemoryError as error:
+            if device.type == "cpu":
+                raise
+            self._leave_gpu(error)
+
+    def _move_to(self, device: torch.device, closed: ClosedTurns | None = None) -> None:
+        self.device = device
+        self._network.to(device)
+        self.precision = set_precision(self._network, self._precision, device)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        self._closed = ClosedTurns(self._network, len(self._streams), device, dtype)
+        if closed is not None:
+            self._closed.frames[:] = closed.frames
+            self._closed.keys_values.copy_(closed.keys_values)
+        schedule = diffusion.make_schedule(self._config.sampling_steps)
+        self._schedule = replace(schedule, original_step=schedule.original_step.to(device))
+        temperature = self.sampling.per_channel(self.sampling.head_temperature, self.sampling.face_temperature)
+        self._temperature = torch.from_numpy(temperature).to(device)
+        self._runner = StepRunner(self._advance, device)
+        if device.type == "cuda":
+            self._capture()
+
+    @torch.inference_mode()
+    def _capture(self) -> None:
+        """Graphs of every pass of a usual hop."""
+        longest, hop = self._config.max_turn_frames, self._hop_frames
+        for frames in range(FRAMES_STEP, longest + hop + FRAMES_STEP, FRAMES_STEP):
+            for closes in (False, True):
+                shape = PassShape(frames, hop, closes)
+                self._runner.capture(shape, self._packing(shape).size)
+
+    def _leave_gpu(self, error: Exception) -> None:
+        """Go on on the CPU with what is remembered."""
+        self.fallback = f"the GPU's memory ran out ({str(error).splitlines()[0]}); the policy goes on on the CPU"
+        logging.getLogger(__name__).warning(self.fallback)
+        closed = getattr(self, "_closed", None)
+        if closed is not None:
+            closed.keys_values = closed.keys_values.cpu()
+        self._network.cpu()
+        to_float32(self._network)
+        self._precision = "float32"
+        self._move_to(torch.device("cpu"), closed)
+        torch.cuda.empty_cache()
+
+
+class IncrementalPolicy:
+    """One head's motion for each hop of frames: a `PolicyBatch` of one stream, whose arguments it takes.
+
+    Construct, call `step` with hop after hop, `reset` for a new conversation.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        device: str = "auto",
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        precision: str = "auto",
+        hop_frames: int = 2,
+    ) -> None:
+        self._batch = PolicyBatch(policy, [seed], device, sampling, precision, hop_frames)
+
+    @property
+    def device(self) -> torch.device:
+        return self._batch.device
+
+    @property
+    def precision(self) -> str:
+        return self._batch.precision
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._batch.sampling
+
+    @property
+    def fallback(self) -> str | None:
+        return self._batch.fallback
+
+    @property
+    def limitation(self) -> None:
+        """Nothing: it moves the whole face."""
+        return None
+
+    def reset(self) -> None:
+        """Forget the conversation; the next frame begins one with its own number."""
+        self._batch.reset()
+
+    def settle(self) -> None:
+        """Nothing waits: turns close in the pass that draws."""
+
+    def step(self, frames: Sequence[Frame], boundaries: Sequence[TurnBoundary]) -> np.ndarray:
+        """Hear one hop and draw its motion [len(frames), 55]; see `PolicyBatch.step`."""
+        return self._batch.step([Hop(frames, boundaries)])[0]
+
+
+def _up_to_new_motion(turns: list[OpenTurn]) -> list[OpenTurn]:
+    """The first turns, up to and with the first that lacks motion: what one pass can do."""
+    for i, turn in enumerate(turns):
+        if turn.drawn < len(turn):
+            return turns[: i + 1]
+    return turns

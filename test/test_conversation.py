@@ -1,0 +1,64 @@
+"""A conversation hears frames one by one and draws what is waiting in as few steps as it can."""
+
+import numpy as np
+import pytest
+import torch
+
+from timar_ros.model.checkpoint import Policy
+from timar_ros.model.config import NetworkConfig
+from timar_ros.model.network import TimarNetwork
+from timar_ros.motion.channels import CHANNELS
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.stream.conversation import Conversation
+from timar_ros.stream.frames import Frame
+from timar_ros.stream.policy import IncrementalPolicy
+from timar_ros.stream.turns import TurnSegmenter
+
+
+@pytest.fixture
+def conversation():
+    torch.manual_seed(0)
+    config = NetworkConfig(width=32, blocks=1, heads=2, diffusion_width=16, diffusion_depth=1, window_frames=50)
+    policy = Policy("small", TimarNetwork(config).eval().requires_grad_(False), CHANNELS, {})
+    return Conversation(IncrementalPolicy(policy, "cpu"), TurnSegmenter(hop_frames=2), 2)
+
+
+def frames(first: int, count: int) -> list[Frame]:
+    silence = np.zeros(FRAME_SAMPLES, np.float32)
+    return [Frame(i, i * FRAME_NS, silence, silence, True, True) for i in range(first, first + count)]
+
+
+def numbers(hop) -> list[int]:
+    return [frame.index for frame in hop.frames]
+
+
+def test_a_hop_comes_when_its_frames_are_there(conversation):
+    for frame in frames(0, 1):
+        conversation.hear(frame)
+    assert conversation.draw() is None
+    for frame in frames(1, 1):
+        conversation.hear(frame)
+    hop = conversation.draw()
+    assert (numbers(hop), hop.motion.shape, conversation.merged) == ([0, 1], (2, 55), 0)
+
+
+def test_late_hops_are_merged_into_one_and_counted_and_half_a_hop_waits(conversation):
+    for frame in frames(0, 7):
+        conversation.hear(frame)
+    hop = conversation.draw()
+    assert (numbers(hop), hop.motion.shape, conversation.merged) == (list(range(6)), (6, 55), 2)
+    assert conversation.draw() is None
+    for frame in frames(7, 1):
+        conversation.hear(frame)
+    assert numbers(conversation.draw()) == [6, 7]
+
+
+def test_after_a_long_stall_nothing_is_lost_and_turns_stay_right(conversation):
+    for frame in frames(0, 80):
+        conversation.hear(frame)
+    hops = []
+    while hop := conversation.draw():
+        hops.append(hop)
+    assert sum((numbers(hop) for hop in hops), []) == list(range(80))
+    assert len(hops) == 4
+    assert [b.frame for hop in hops for b in hop.boundaries] == [24, 48, 72]

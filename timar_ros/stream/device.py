@@ -1,0 +1,98 @@
+"""Where a policy runs, and how a step of fixed shape runs there.
+
+A step is a function of a shape and of one packed tensor, so that a hop costs one small copy to the device and one
+back. On CUDA each shape becomes a graph that is replayed; on the CPU the same function is called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timar_ros.errors import TimarError
+
+DEVICES = ("auto", "cuda", "cpu")
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for `auto`, `cuda` or `cpu`.
+
+    Raises:
+        TimarError: another name, or cuda asked for where there is none.
+    """
+    if name not in DEVICES:
+        raise TimarError(f"device is {name!r}; auto, cuda and cpu are allowed")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TimarError(
+            "device is cuda, but torch finds no CUDA device; use device auto or cpu, or install torch for CUDA"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class Packing:
+    """Named arrays of fixed shapes in one float32 vector. Whole numbers up to 2^24 and truth values stay exact."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        self.shapes = shapes
+        self.size = 0
+        self._places: dict[str, slice] = {}
+        for name, shape in shapes.items():
+            self._places[name] = slice(self.size, self.size + math.prod(shape))
+            self.size += math.prod(shape)
+
+    def pack(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """[size] float32; every name must be given in its shape."""
+        packed = np.empty(self.size, np.float32)
+        for name, shape in self.shapes.items():
+            packed[self._places[name]].reshape(shape)[...] = arrays[name]
+        return packed
+
+    def unpack(self, packed: Tensor) -> dict[str, Tensor]:
+        """Views of `packed` [size]."""
+        return {name: packed[self._places[name]].view(shape) for name, shape in self.shapes.items()}
+
+
+class StepRunner:
+    """Runs `step(shape, packed) -> result` on a device; on CUDA as one graph for each shape.
+
+    `step` must do the same work for equal shapes and touch memory that stays where it is.
+    """
+
+    def __init__(self, step: Callable[[Hashable, Tensor], Tensor], device: torch.device) -> None:
+        self._step = step
+        self._device = device
+        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def capture(self, shape: Hashable, size: int) -> None:
+        """Make ready for a shape whose packed input has `size` numbers. A shape that is not captured runs eagerly.
+
+        Running it thrice, as CUDA asks for, may write nonsense to the step's memory: capture before the conversation.
+        """
+        if self._device.type != "cuda":
+            self._step(shape, torch.zeros(size))
+            return
+        packed = torch.zeros(size, device=self._device)
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._step(shape, packed)
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = self._step(shape, packed)
+        self._graphs[shape] = (graph, packed, result)
+
+    def __call__(self, shape: Hashable, packed: np.ndarray) -> np.ndarray:
+        sent = torch.from_numpy(packed)
+        if shape not in self._graphs:
+            return self._step(shape, sent.to(self._device)).cpu().numpy()
+        graph, held, result = self._graphs[shape]
+        held.copy_(sent.pin_memory(), non_blocking=True)
+        graph.replay()
+        return result.cpu().numpy()

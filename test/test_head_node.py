@@ -202,7 +202,7 @@ def test_wrong_messages_are_told_and_the_head_goes_on(graph):
         ({"policy": "nobody"}, "no policy folder at"),
         ({"robot": "nobody"}, "There is no robot profile named 'nobody'"),
         ({"device": "tpu"}, "one of 'auto', 'cuda', 'cpu'"),
-        ({"hop_frames": 9}, "an integer from 1 to 25"),
+        ({"hop_frames": 26}, "an integer from 1 to 25"),
         ({"temperature": "warm"}, "a number from 0 to 4"),
         ({"audio_message_type": "std_msgs/msg/String"}, "one of 'auto', 'audio_common_msgs/msg/AudioDataStamped'"),
         ({"audio_message_type": "foxglove_msgs/msg/RawAudio"}, "foxglove_msgs cannot be imported"),

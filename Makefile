@@ -3,6 +3,7 @@
 #   make test     linters and all tests but the heavy ones
 #
 #   make demo SELF=a.wav PARTNER=b.wav OUT=out/mine     a recording of your own
+#   make bench    times the policy, the engine and the running graph; out/bench.json
 #   make test-heavy | lint | format | clean
 
 SHELL := /bin/bash
@@ -33,10 +34,13 @@ unexport FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE
 # Set by the wheels when their Python starts; inherited, it would keep ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: demo test test-heavy lint format clean venv
+.PHONY: demo bench test test-heavy lint format clean venv
 
 demo: $(READY)
 	$(BIN)/timar demo --out "$(OUT)" $(if $(SELF),--self "$(SELF)") $(if $(PARTNER),--partner "$(PARTNER)")
+
+bench: $(READY)
+	$(BIN)/timar bench
 
 test: lint
 	$(BIN)/python -m pytest -m "not heavy"

@@ -3,20 +3,27 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.stream.audio_messages import AudioChunk
 from timar_ros.stream.conversation import Conversation
-from timar_ros.stream.frames import Frame
+from timar_ros.stream.frames import PARTNER, SELF, Frame, FramePairer
 from timar_ros.stream.policy import IncrementalPolicy
 from timar_ros.stream.turns import TurnSegmenter
 
 
 @pytest.fixture
-def conversation():
+def conversation() -> Conversation:
+    return small_conversation()
+
+
+def small_conversation() -> Conversation:
     torch.manual_seed(0)
     config = NetworkConfig(width=32, blocks=1, heads=2, diffusion_width=16, diffusion_depth=1, window_frames=50)
     policy = Policy("small", TimarNetwork(config).eval().requires_grad_(False), CHANNELS, {})
@@ -62,3 +69,32 @@ def test_after_a_long_stall_nothing_is_lost_and_turns_stay_right(conversation):
     assert sum((numbers(hop) for hop in hops), []) == list(range(80))
     assert len(hops) == 4
     assert [b.frame for hop in hops for b in hop.boundaries] == [24, 48, 72]
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.lists(st.integers(20, 3000), min_size=1, max_size=30), st.lists(st.integers(20, 3000), min_size=1, max_size=30))
+def test_however_packets_are_cut_the_same_hops_give_the_same_bits(own_cuts, partner_cuts):
+    """Both voices in packets of any size, each arriving when its last sample is due, against packets of 10 ms."""
+    assert np.array_equal(motion_of(own_cuts, partner_cuts), motion_of([160], [160]))
+
+
+def motion_of(own_cuts: list[int], partner_cuts: list[int]) -> np.ndarray:
+    """Two seconds of noise in bursts through pairing, turns and policy; `*_cuts`: samples in each packet, repeated."""
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.random((2, 8)) < 0.5, 4000, axis=1)
+    voices = (level * rng.normal(0, 0.1, level.shape)).astype(np.float32)
+    packets = []
+    for party, voice, cuts in ((SELF, voices[0], own_cuts), (PARTNER, voices[1], partner_cuts)):
+        ends = np.minimum(np.cumsum(np.resize(cuts, len(voice))), len(voice))
+        ends = ends[: int(np.argmax(ends == len(voice))) + 1]
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            packets.append((int(end), party, AudioChunk(int(start) * 62_500, 16_000, voice[start:end], 0)))
+    pairer, conversation, motion = FramePairer(max_wait_ms=500), small_conversation(), []
+    for end, party, chunk in sorted(packets, key=lambda packet: packet[:2]):
+        now_ns = end * 62_500
+        pairer.push(party, chunk, now_ns)
+        for frame in pairer.poll(now_ns):
+            conversation.hear(frame)
+            if hop := conversation.draw():
+                motion.append(hop.motion)
+    return np.concatenate(motion)

@@ -20,11 +20,15 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from safetensors.torch import load_file
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Int16MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
+from timar_ros.model.checkpoint import save_policy
+from timar_ros.model.published_checkpoint import published_network, speech_config
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.motion.flame import FLAME_CHANNELS
 from timar_ros.nodes.head_node import PARAMETERS
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
@@ -228,3 +232,25 @@ def test_parameters_are_described_and_checked_at_run_time(graph):
         answer = graph.call(SetParameters, "head/set_parameters", SetParameters.Request(parameters=[wanted]))
         assert answer.results[0].successful == (sentence is None)
         assert sentence is None or sentence in answer.results[0].reason
+
+
+def test_published_weights_are_drawn_when_their_second_is_over_and_what_the_face_lacks_is_said(graph, tmp_path):
+    """The tiny network of the parity fixture, converted: FLAME motion out, a second at a time."""
+    published = Path(__file__).parent / "data" / "published" / "official_tiny"
+    tensors = load_file(f"{published}.safetensors")
+    weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+    speech = speech_config(json.loads(Path(f"{published}.json").read_text())["wav2vec2"])
+    save_policy(tmp_path / "tiny", published_network(weights, speech, 4), FLAME_CHANNELS, {})
+    head = graph.start_node("head_node", {"policy": str(tmp_path / "tiny")})
+    head.wait_for_output("active", timeout=60)
+    commands = graph.collect(JointTrajectory, "head_controller/joint_trajectory")
+    poses = graph.collect(QuaternionStamped, "head/head_pose")
+    reports = graph.collect(DiagnosticArray, "/diagnostics")
+    talk(graph, *voices(4.0))
+    graph.wait_until(lambda: len(poses) >= 50, "two seconds of poses")
+    graph.wait_until(lambda: reports, "a report")
+    assert 3 <= len(commands) <= 5
+    assert set(np.diff([ns(m.header.stamp) for _, m in poses])) == {40_000_000}
+    policy = next(s for _, m in reports for s in m.status if s.name == "head: policy")
+    assert "of the face only jawOpen moves" in policy.message
+    assert {p.key: p.value for p in policy.values}["hop_frames"] == "25"

@@ -11,6 +11,7 @@ from timar_ros import __version__
 from timar_ros.errors import TimarError
 
 COMMANDS = {
+    "bench": ("timar_ros.bench.command", "time the policy, the engine and the running graph on this machine"),
     "convert": ("timar_ros.convert", "make a policy folder of the published checkpoint"),
     "demo": (
         "timar_ros.demo",

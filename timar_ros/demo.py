@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hop-frames",
         type=int,
         default=2,
-        help="frames of 40 ms that the policy advances by (1 to 4)",
+        help="frames of 40 ms that the policy advances by (1 to 25)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the policy's noise")
     parser.add_argument("--no-video", action="store_true", help="leave out the rendered video")

@@ -1,0 +1,70 @@
+"""The running graph: the demo at hops of one and two frames, and from a process's start to its first command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from timar_ros import demo
+from timar_ros.bench.timing import write_result
+from timar_ros.errors import TimarError
+
+FIGURES = ("latency_ms", "reaction_ms", "motion_delay_ms", "deadline_misses", "frames", "commands", "rss_mb")
+LOAD_TIMEOUT_S = 60.0
+PACKET_SAMPLES = 640
+
+
+def demo_figures(hop_frames: int) -> dict[str, object]:
+    """The demo's summary at a hop; deadline misses as a share of hops, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "demo")
+        arguments = argparse.Namespace(
+            own=None, partner=None, out=out, policy="default", hop_frames=hop_frames, seed=0, no_video=True
+        )
+        sys.stdout.flush()
+        demo.run(arguments)
+        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    misses = summary["deadline_misses"] / max(summary["frames"] / hop_frames, 1)
+    return {name: summary[name] for name in FIGURES} | {"deadline_misses_percent": round(100 * misses, 2)}
+
+
+def load_s() -> float:
+    """From the start of the head node's process to its first command, while both voices are heard."""
+    import rclpy
+    from std_msgs.msg import Int16MultiArray
+    from trajectory_msgs.msg import JointTrajectory
+
+    rclpy.init()
+    node = rclpy.create_node("bench")
+    commands: list[JointTrajectory] = []
+    node.create_subscription(JointTrajectory, "head_controller/joint_trajectory", commands.append, 10)
+    topics = [node.create_publisher(Int16MultiArray, topic, 10) for topic in ("microphone/audio", "partner/audio")]
+    silence = Int16MultiArray(data=[0] * PACKET_SAMPLES)
+    node.create_timer(PACKET_SAMPLES / 16000, lambda: [topic.publish(silence) for topic in topics])
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "timar_ros.nodes.head_node"], stdout=subprocess.DEVNULL)
+    try:
+        while not commands:
+            rclpy.spin_once(node, timeout_sec=0.01)
+            if time.monotonic() - start > LOAD_TIMEOUT_S or process.poll() is not None:
+                raise TimarError("the head node gave no command; start it by hand to see why")
+        return round(time.monotonic() - start, 2)
+    finally:
+        process.terminate()
+        process.wait()
+        node.destroy_node()
+        rclpy.shutdown()
+
+
+if __name__ == "__main__":
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    figures = {f"hop_of_{frames}": demo_figures(frames) for frames in (1, 2)}
+    write_result({"demo": figures, "default": {"load_s": min(load_s() for _ in range(2))}})

@@ -71,8 +71,11 @@ def test_after_a_long_stall_nothing_is_lost_and_turns_stay_right(conversation):
     assert [b.frame for hop in hops for b in hop.boundaries] == [24, 48, 72]
 
 
+CUTS = st.lists(st.integers(20, 3000), min_size=1, max_size=30)
+
+
 @settings(deadline=None, max_examples=12)
-@given(st.lists(st.integers(20, 3000), min_size=1, max_size=30), st.lists(st.integers(20, 3000), min_size=1, max_size=30))
+@given(CUTS, CUTS)
 def test_however_packets_are_cut_the_same_hops_give_the_same_bits(own_cuts, partner_cuts):
     """Both voices in packets of any size, each arriving when its last sample is due, against packets of 10 ms."""
     assert np.array_equal(motion_of(own_cuts, partner_cuts), motion_of([160], [160]))

@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from timar_ros.cli import main
 from timar_ros.model.checkpoint import load_policy
+from timar_ros.model.published import PublishedConfig, PublishedNetwork
+from timar_ros.model.published_checkpoint import published_network
+from timar_ros.model.wav2vec2 import SpeechConfig
 from timar_ros.motion.flame import FLAME_CHANNELS
 
 FIXTURE = Path(__file__).parent / "data" / "published" / "official_tiny"
@@ -99,7 +102,7 @@ def test_a_pickle_that_would_run_code_is_refused(files, capsys):
         def __reduce__(self):
             return (print, ("it ran",))
 
-    (files / "TIMAR.pth").write_bytes(pickle.dumps({"model_ema": Trap()}))
+    (files / "TIMAR.pth").write_bytes(pickle.dumps({"model_ema": Trap()}, protocol=2))
     assert convert(files, "--out", str(files / "tiny")) == 1
     said = capsys.readouterr()
     assert "only tensors and argparse.Namespace are admitted" in said.err
@@ -148,3 +151,12 @@ def test_a_folder_that_exists_is_not_written_over(files, capsys):
     assert convert(files, "--out", str(files / "tiny")) == 1
     assert "is not empty; give --out a new folder" in capsys.readouterr().err
     assert [path.name for path in (files / "tiny").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("width", "blocks", "heads"), [(768, 12, 12), (1024, 32, 16), (1280, 20, 16)])
+def test_published_sizes_are_recognised_from_shapes(width, blocks, heads):
+    """On the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        wanted = PublishedConfig(width=width, blocks=blocks, heads=heads, token_width=width, diffusion_depth=6)
+        weights = PublishedNetwork(wanted).state_dict()
+    assert published_network(weights, SpeechConfig()).config == wanted

@@ -129,7 +129,7 @@ class TurnSegmenter:
             # Early enough that what the doubt turns out to be is known within the new turn.
             early = before - max(self._longest - LONGEST_DECISION_FRAMES, 1)
             length = max(-(-early // self._hop), 1) * self._hop
-            if length < before:
+            if length <= before + 1:  # the boundary is at most two frames late then
                 return min(length, latest)
         return latest
 

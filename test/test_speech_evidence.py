@@ -9,9 +9,16 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timar_ros.learn.speech_evidence_training import features_and_truth, heard, load_dialogues, train
+from timar_ros.learn.speech_evidence_training import (
+    VARIANTS,
+    features_and_truth,
+    heard,
+    load_dialogues,
+    prepare,
+    train,
+)
 from timar_ros.learn.turn_evaluation import babble
-from timar_ros.stream.speech_evidence import FEATURES, RecurrentNetwork, SpeechEvidence
+from timar_ros.stream.speech_evidence import FEATURES, SURE_DELAY_CHUNKS, EvidenceNetwork, SpeechEvidence
 from timar_ros.stream.voice_activity import SileroVoiceActivity
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
@@ -22,48 +29,73 @@ def voice(number, party):
     return samples, json.loads((DIALOGUES / f"dialogue_{number}.json").read_text())["speech"][party]
 
 
+def log_odds(own, partner):
+    """[parties, chunks, 2]: of speech now and then, as heard by a new SpeechEvidence."""
+    return np.stack([values for _, values in SpeechEvidence()(own, partner)], axis=1)
+
+
 @pytest.fixture(scope="module")
-def samples():
-    return voice(0, "partner")[0][: 6 * 16_000]
+def voices():
+    return [voice(0, party)[0][: 6 * 16_000] for party in ("self", "partner")]
 
 
 def test_speech_and_silence_are_told_apart():
+    parties = [voice(0, party) for party in ("self", "partner")]
+    for evidence, (_, speech) in zip(log_odds(*(own for own, _ in parties))[:, :, 1], parties, strict=True):
+        # What is judged with each chunk lies some chunks before it.
+        time_s = (np.arange(len(evidence)) - SURE_DELAY_CHUNKS + 0.5) * 0.032
+        spoken = np.any([(s < time_s) & (time_s < e) for s, e in speech], axis=0)
+        assert np.mean(evidence[spoken] > 0) > 0.97
+        assert np.mean(evidence[~spoken] < 0) > 0.97
+
+
+def test_a_party_that_cannot_be_heard_does_not_matter():
     own, speech = voice(0, "partner")
-    evidence = np.array([then for _, _, then in SpeechEvidence()(own)])
-    # What is judged with each chunk lies 5 chunks before it.
-    time_s = (np.arange(len(evidence)) - 5 + 0.5) * 0.032
+    evidence, nobody = log_odds(own, np.zeros_like(own))[:, :, 1]
+    time_s = (np.arange(len(evidence)) - SURE_DELAY_CHUNKS + 0.5) * 0.032
     spoken = np.any([(s < time_s) & (time_s < e) for s, e in speech], axis=0)
-    assert np.mean(evidence[spoken] > 0) > 0.97
-    assert np.mean(evidence[~spoken] < 0) > 0.97
+    assert np.mean((evidence > 0) == spoken) > 0.96
+    assert nobody.max() < 0.0
 
 
 def test_babble_is_no_evidence_though_silero_hears_speech():
-    voices = [voice(number, party) for number in range(5) for party in ("self", "partner")]
-    crowd = 0.03 * babble(voices, 12 * 16_000, seed=0)
+    crowds = [voice(number, party) for number in range(5) for party in ("self", "partner")]
+    crowd, other = (0.03 * babble(crowds, 12 * 16_000, seed) for seed in (0, 1))
     heard_by_silero = [p for _, p in SileroVoiceActivity()(crowd)][-200:]
-    evidence = [now for _, now, _ in SpeechEvidence()(crowd)][-200:]
+    evidence = log_odds(crowd, other)[0, -200:, 0]
     assert np.mean(np.array(heard_by_silero) > 0.5) > 0.5
-    assert np.mean(np.array(evidence) > 0.0) < 0.15
+    assert np.mean(evidence > 0.0) < 0.15
+
+
+def equal(some, others):
+    return len(some) == len(others) and all(
+        one[0] == other[0] and np.array_equal(one[1], other[1]) for one, other in zip(some, others, strict=True)
+    )
 
 
 @settings(max_examples=10, deadline=None)
 @given(cuts=st.lists(st.integers(0, 6 * 16_000), max_size=10))
-def test_cutting_changes_nothing(samples, cuts):
-    whole = SpeechEvidence()(samples)
+def test_cutting_changes_nothing(voices, cuts):
     evidence = SpeechEvidence()
-    assert [e for piece in np.split(samples, sorted(cuts)) for e in evidence(piece)] == whole
+    pieces = zip(*(np.split(samples, sorted(cuts)) for samples in voices), strict=True)
+    assert equal([e for own, partner in pieces for e in evidence(own, partner)], SpeechEvidence()(*voices))
 
 
-def test_reset_forgets_all(samples):
+def test_reset_forgets_all(voices):
     evidence = SpeechEvidence()
-    first = evidence(samples)
+    first = evidence(*voices)
     evidence.reset()
-    assert evidence(samples) == first
+    assert equal(evidence(*voices), first)
 
 
-def test_loudness_hardly_matters(samples):
-    loud = np.array([then for _, _, then in SpeechEvidence()(samples)])
-    quiet = np.array([then for _, _, then in SpeechEvidence()(0.1 * samples)])
+def test_exchanged_parties_give_exchanged_evidence(voices):
+    own, partner = voices
+    assert np.array_equal(log_odds(partner, own), log_odds(own, partner)[::-1])
+
+
+def test_loudness_hardly_matters(voices):
+    own, partner = voices
+    loud, quiet = (log_odds(gain * own, gain * partner)[:, :, 1] for gain in (1.0, 0.1))
     assert np.mean((loud > 0) == (quiet > 0)) > 0.97
 
 
@@ -77,18 +109,28 @@ def dialogues(tmp_path_factory):
             name = folder / f"dialogue_{number}_speaker{place}"
             soundfile.write(f"{name}.wav", own[: 20 * 16_000], 16_000)
             np.savez(f"{name}.npz", speech=np.array([s for s in speech if s[1] < 20.0]))
-    return load_dialogues(folder, most=10)
+    return load_dialogues(folder)
 
 
 def test_training_gives_weights_that_run_as_trained(dialogues):
-    features, truth = features_and_truth(dialogues, (0, 1, "music", 0))
-    assert features.shape == (len(truth), FEATURES)
-    weights = train([(features, truth)], steps=40)
-    network = RecurrentNetwork(weights)
-    log_odds = np.stack([network(row) for row in features])
-    spoken = np.concatenate([np.zeros(5), truth[:-5]]) > 0.5
-    assert log_odds.shape == (len(truth), 2)
-    assert log_odds[spoken, 1].mean() > log_odds[~spoken, 1].mean() + 1.0
+    examples = features_and_truth(dialogues, [0, 1], ["music"])
+    features, truth = examples[0]
+    assert features.shape == (*truth.shape, FEATURES)
+    network = EvidenceNetwork(train(examples, steps=8))
+    given = features.astype(np.float32)
+    evidence = np.stack([network(*given[:, chunk]) for chunk in range(truth.shape[1])], axis=1)
+    assert evidence.shape == (*truth.shape, 2)
+    then, spoken = evidence[:, SURE_DELAY_CHUNKS:, 1], truth[:, :-SURE_DELAY_CHUNKS] > 0.5
+    assert then[spoken].mean() > then[~spoken].mean()
+
+
+def test_features_once_computed_are_used_again(dialogues, tmp_path):
+    once = prepare(dialogues, 1, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = prepare(dialogues, 1, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    assert len(once) == len(dialogues) * len(VARIANTS)
+    assert all(np.array_equal(a, b) for x, y in zip(once, again, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_what_is_heard_is_the_same_for_the_same_seed(dialogues):

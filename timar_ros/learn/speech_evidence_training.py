@@ -1,47 +1,51 @@
-"""Trains the small network of `timar_ros.stream.speech_evidence`.
+"""Trains the network of `timar_ros.stream.speech_evidence`.
 
-    python -m timar_ros.learn.speech_evidence_training DATA [--out FILE]
+    python -m timar_ros.learn.speech_evidence_training DATA FEATURES [--dialogues 128] [--out FILE]
 
-DATA: a folder of generated dialogues (`timar generate`). Each voice is heard as is, in babble of
-the other dialogues' voices and in music, with the room, the other party's leakage, the channel's
+DATA: a folder of generated dialogues (`timar generate`). Both voices are heard as they are, in babble
+of the other dialogues' voices and in music, with the room, the other party's leakage, the channel's
 colour and its level varied, so that the network learns what stands out, not what flite sounds like.
+FEATURES: a folder for what is computed from that; what it holds already is used again.
 """
 
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from scipy.signal import fftconvolve
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.turn_evaluation import Intervals, babble, music, speech_level, with_noise
 from timar_ros.rates import SAMPLE_RATE
 from timar_ros.stream import speech_evidence
 from timar_ros.stream.speech_evidence import (
-    CHUNKS_STACKED,
     FEATURES,
     NOW_DELAY_CHUNKS,
     SURE_DELAY_CHUNKS,
     SpeechFeatures,
 )
-from timar_ros.stream.voice_activity import CHUNK_SAMPLES, Chunks
+from timar_ros.stream.voice_activity import CHUNK_SAMPLES
 
-INPUTS, STATE = 16, 48
-BATCH, STRETCH_CHUNKS = 24, 400
+INPUTS, ALONE_STATE, BOTH_STATE = 64, 96, 64
+BATCH, STRETCH_CHUNKS = 16, 400
+BLOCK = 8
 PEAK_LEARNING_RATE = 4e-3
+BABBLERS, SNR_DB = (3, 17), (7.0, 10.0, 10.0, 10.0, 14.0, 20.0)
 VARIANTS = ("clean", "babble", "babble", "music")
 
 Voice = tuple[np.ndarray, Intervals]
+Example = tuple[np.ndarray, np.ndarray]
+"""A dialogue as heard: features float16 [2, chunks, FEATURES], shares of speech float32 [2, chunks]."""
 
 
-def load_dialogues(folder: Path, most: int) -> list[tuple[Voice, Voice]]:
+def load_dialogues(folder: Path) -> list[tuple[Voice, Voice]]:
     """Both voices (float32 [n] 16 kHz, intervals of speech in s) of each finished dialogue."""
     dialogues = []
-    for second in sorted(folder.glob("*_speaker2.npz"))[:most]:
+    for second in sorted(folder.glob("*_speaker2.npz")):
         name = second.name.removesuffix("_speaker2.npz")
         dialogues.append(tuple(_load_voice(folder / f"{name}_speaker{k}") for k in (1, 2)))
     if len(dialogues) < 2:
@@ -71,9 +75,7 @@ def heard(dialogues: list[tuple[Voice, Voice]], number: int, party: int, kind: s
         room = random.standard_normal(tail) * 10.0 ** (-3.0 * np.arange(tail) / tail)
         room *= 10.0 ** (random.uniform(-14.0, -6.0) / 20.0) / np.sqrt(np.sum(room**2))
         room[0] = 1.0
-        size = len(sound) + tail
-        sound = np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(room, size), size)
-        sound = sound[: len(samples)]
+        sound = fftconvolve(sound, room)[: len(samples)]
     if random.random() < 0.5:
         other, other_speech = dialogues[number][1 - party]
         leak = level / speech_level(other, other_speech) * 10.0 ** (random.uniform(-40, -16) / 20)
@@ -86,34 +88,88 @@ def heard(dialogues: list[tuple[Voice, Voice]], number: int, party: int, kind: s
     if kind != "clean":
         if kind == "babble":
             others = [v for i, d in enumerate(dialogues) if i != number for v in d]
-            count = min(int(random.integers(4, 13)), len(others))
+            count = min(int(random.integers(*BABBLERS)), len(others))
             chosen = [others[i] for i in random.permutation(len(others))[:count]]
             noise = babble(chosen, len(samples), int(random.integers(2**31)))
         else:
             noise = music(len(samples), int(random.integers(2**31)))
-        sound = with_noise(sound, speech, noise, random.choice([7.0, 10.0, 10.0, 14.0, 20.0]))
+        sound = with_noise(sound, speech, noise, random.choice(SNR_DB))
     sound = np.append(sound[:1], sound[1:] + random.uniform(-0.4, 0.4) * sound[:-1])
     return (sound * 10.0 ** (random.uniform(-18.0, 3.0) / 20.0)).astype(np.float32)
 
 
 def features_and_truth(
-    dialogues: list[tuple[Voice, Voice]], job: tuple[int, int, str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features [chunks, FEATURES] of one voice as heard, and its share of speech [chunks]."""
-    number, party, kind, seed = job
-    extract = SpeechFeatures()
-    sound = heard(dialogues, number, party, kind, seed)
-    features = np.stack([extract(end, chunk) for end, chunk in Chunks()(sound)])
-    speaking = np.zeros(len(features) * CHUNK_SAMPLES, dtype=np.float32)
-    for start, end in dialogues[number][party][1]:
+    dialogues: list[tuple[Voice, Voice]], numbers: Iterable[int], variants: Sequence[str] = VARIANTS
+) -> list[Example]:
+    """An example of each of the dialogues `numbers` in each variant; all are computed side by side."""
+    sounds, speech = [], []
+    for number in numbers:
+        for seed, kind in enumerate(variants):
+            for party in (0, 1):
+                sounds.append(heard(dialogues, number, party, kind, seed))
+                speech.append(dialogues[number][party][1])
+    features = _features(sounds)
+    truths = [_shares_of_speech(intervals, len(part)) for intervals, part in zip(speech, features, strict=True)]
+    return [
+        (np.stack(features[first : first + 2]), np.stack(truths[first : first + 2]))
+        for first in range(0, len(features), 2)
+    ]
+
+
+def _features(sounds: list[np.ndarray]) -> list[np.ndarray]:
+    """Features float16 [chunks, FEATURES] of each sound."""
+    chunks = [len(sound) // CHUNK_SAMPLES for sound in sounds]
+    padded = np.zeros((len(sounds), max(chunks) * CHUNK_SAMPLES), dtype=np.float32)
+    for row, sound, count in zip(padded, sounds, chunks, strict=True):
+        row[: count * CHUNK_SAMPLES] = sound[: count * CHUNK_SAMPLES]
+    extract = SpeechFeatures(len(sounds))
+    features = np.zeros((len(sounds), max(chunks), FEATURES), dtype=np.float16)
+    for number in range(max(chunks)):
+        end = (number + 1) * CHUNK_SAMPLES
+        features[:, number] = extract(end, padded[:, end - CHUNK_SAMPLES : end])
+    return [part[:count] for part, count in zip(features, chunks, strict=True)]
+
+
+def _silence(chunks: int) -> Example:
+    """Two channels in which nothing is heard."""
+    features = _features([np.zeros(chunks * CHUNK_SAMPLES, dtype=np.float32)] * 2)
+    return np.stack(features), np.zeros((2, chunks), dtype=np.float32)
+
+
+def _shares_of_speech(intervals: Intervals, chunks: int) -> np.ndarray:
+    speaking = np.zeros(chunks * CHUNK_SAMPLES, dtype=np.float32)
+    for start, end in intervals:
         speaking[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)] = 1.0
-    return features, speaking.reshape(-1, CHUNK_SAMPLES).mean(axis=1)
+    return speaking.reshape(-1, CHUNK_SAMPLES).mean(axis=1)
 
 
-def train(examples: list[tuple[np.ndarray, np.ndarray]], steps: int = 3000, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights of `RecurrentNetwork`, by cross entropy on stretches of the examples.
+def prepare(dialogues: list[tuple[Voice, Voice]], most: int, folder: Path) -> list[Example]:
+    """Examples of the first `most` dialogues, to the end of a block of 8; kept in `folder`, and read from there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    examples: list[Example] = []
+    for first in range(0, min(most, len(dialogues)), BLOCK):
+        path = folder / f"{first:04d}.npz"
+        if not path.exists():
+            block = features_and_truth(dialogues, range(first, min(first + BLOCK, len(dialogues))))
+            features, truths = zip(*((f[party], t[party]) for f, t in block for party in (0, 1)), strict=True)
+            with path.with_suffix(".part").open("wb") as file:
+                np.savez(file, n=[len(t) for t in truths], f=np.concatenate(features), t=np.concatenate(truths))
+            path.with_suffix(".part").rename(path)
+            print(f"{path} is done", flush=True)
+        with np.load(path) as file:
+            ends = np.cumsum(file["n"])[:-1]
+            features, truths = np.split(file["f"], ends), np.split(file["t"], ends)
+        for place in range(0, len(features), 2):
+            examples.append((np.stack(features[place : place + 2]), np.stack(truths[place : place + 2])))
+    return examples
 
-    A third of the stretches begin where the recording begins, as a conversation does.
+
+def train(examples: list[Example], steps: int = 1500, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights of `EvidenceNetwork`, by cross entropy on stretches of the examples.
+
+    A third of the stretches begin where the recording begins, as a conversation does. In a fifth the
+    other party comes from another dialogue or is not heard at all: who talks must not follow from the
+    other's turns alone.
     """
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -123,90 +179,90 @@ def train(examples: list[tuple[np.ndarray, np.ndarray]], steps: int = 3000, seed
     network = _network()
     optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LEARNING_RATE, total_steps=steps)
+    examples = [*examples, _silence(2 * STRETCH_CHUNKS)]
     targets = [
-        np.stack([_delayed(truth, NOW_DELAY_CHUNKS), _delayed(truth, SURE_DELAY_CHUNKS)], axis=1)
+        np.stack([_delayed(truth, NOW_DELAY_CHUNKS), _delayed(truth, SURE_DELAY_CHUNKS)], axis=2)
         for _, truth in examples
     ]
+
+    def draw_stretch(party: int, silent: float = 0.0) -> tuple[int, int, slice]:
+        number = len(examples) - 1 if random.random() < silent else int(random.integers(len(examples)))
+        last = examples[number][0].shape[1] - STRETCH_CHUNKS
+        start = 0 if random.random() < 0.3 else int(random.integers(last))
+        return number, party, slice(start, start + STRETCH_CHUNKS)
+
     losses = []
     for step in range(steps):
-        inputs, wanted = [], []
-        for number in random.integers(len(examples), size=BATCH):
-            features = examples[number][0]
-            last = len(features) - STRETCH_CHUNKS
-            start = 0 if random.random() < 0.35 else int(random.integers(last))
-            inputs.append(features[start : start + STRETCH_CHUNKS])
-            wanted.append(targets[number][start : start + STRETCH_CHUNKS])
-        log_odds = network(torch.from_numpy(np.stack(inputs)))
-        loss = binary_cross_entropy_with_logits(log_odds, torch.from_numpy(np.stack(wanted)))
+        stretches = []
+        for _ in range(BATCH):
+            number, party, part = draw_stretch(int(random.integers(2)))
+            other = draw_stretch(1 - party, silent=0.25) if random.random() < 0.2 else (number, 1 - party, part)
+            stretches += [(number, party, part), other]
+        inputs = np.stack([examples[n][0][party, part] for n, party, part in stretches]).astype(np.float32)
+        wanted = np.stack([targets[n][party, part] for n, party, part in stretches])
+        log_odds = network(torch.from_numpy(inputs))
+        loss = binary_cross_entropy_with_logits(log_odds, torch.from_numpy(wanted))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
-        if (step + 1) % 300 == 0:
-            print(f"step {step + 1}/{steps}: loss {np.mean(losses[-300:]):.4f}", flush=True)
-    return network.weights()
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1}/{steps}: loss {np.mean(losses[-100:]):.4f}", flush=True)
+    return network.eval().weights()
 
 
 def _network():
-    """`RecurrentNetwork` as a torch module, features [batch, chunks, FEATURES] to log odds [batch, chunks, 2]."""
+    """`EvidenceNetwork` in torch: features [2 * pairs, chunks, FEATURES], the parties of a pair one after
+    the other, to log odds [2 * pairs, chunks, 2]."""
     import torch
 
     class Network(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.input = torch.nn.Linear(CHUNKS_STACKED * FEATURES, INPUTS)
-            self.recurrent = torch.nn.GRU(INPUTS, STATE, batch_first=True)
-            self.out = torch.nn.Linear(STATE, 2)
+            self.input = torch.nn.Linear(FEATURES, INPUTS)
+            self.alone = torch.nn.GRU(INPUTS, ALONE_STATE, batch_first=True)
+            self.both = torch.nn.GRU(2 * ALONE_STATE, BOTH_STATE, batch_first=True)
+            self.out = torch.nn.Linear(BOTH_STATE, 2)
+            self.dropout = torch.nn.Dropout(0.1)
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            before = features[:, :1].expand(-1, CHUNKS_STACKED - 1, -1)
-            padded = torch.cat([before, features], dim=1)
-            count = features.shape[1]
-            stacked = torch.cat([padded[:, i : i + count] for i in range(CHUNKS_STACKED)], dim=2)
-            return self.out(self.recurrent(torch.relu(self.input(stacked)))[0])
+            own = self.alone(torch.relu(self.input(self.dropout(features))))[0]
+            other = own.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+            return self.out(self.both(self.dropout(torch.cat([own, other], dim=2)))[0])
 
         def weights(self) -> dict[str, np.ndarray]:
-            gru = self.recurrent
-            tensors = {
-                "input_weight": self.input.weight.T,
-                "input_bias": self.input.bias,
-                "given_weight": gru.weight_ih_l0.T,
-                "given_bias": gru.bias_ih_l0,
-                "state_weight": gru.weight_hh_l0.T,
-                "state_bias": gru.bias_hh_l0,
-                "out_weight": self.out.weight.T,
-                "out_bias": self.out.bias,
-            }
+            tensors = {"input_weight": self.input.weight.T, "input_bias": self.input.bias}
+            for name, unit in (("alone", self.alone), ("both", self.both)):
+                tensors |= {
+                    f"{name}_given_weight": unit.weight_ih_l0.T,
+                    f"{name}_given_bias": unit.bias_ih_l0,
+                    f"{name}_state_weight": unit.weight_hh_l0.T,
+                    f"{name}_state_bias": unit.bias_hh_l0,
+                }
+            tensors |= {"out_weight": self.out.weight.T, "out_bias": self.out.bias}
             return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
 
     return Network()
 
 
 def _delayed(truth: np.ndarray, chunks: int) -> np.ndarray:
-    return np.concatenate([np.repeat(truth[:1], chunks), truth[:-chunks]])
+    return np.concatenate([np.repeat(truth[:, :1], chunks, axis=1), truth[:, :-chunks]], axis=1)
 
 
 def main() -> None:
     """Train on a folder and write the weights where the running code reads them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--dialogues", type=int, default=60)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("data", type=Path, help="generated dialogues; all of them speak in the babble")
+    parser.add_argument("features", type=Path, help="a folder for features")
+    parser.add_argument("--dialogues", type=int, default=128, help="train on so many of them (128)")
+    parser.add_argument("--steps", type=int, default=1500)
     default = Path(speech_evidence.__file__).with_name(speech_evidence.WEIGHTS_FILE)
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
-    dialogues = load_dialogues(arguments.data, arguments.dialogues)
-    jobs = [
-        (number, party, kind, seed)
-        for number in range(len(dialogues))
-        for party in (0, 1)
-        for seed, kind in enumerate(VARIANTS)
-    ]
-    with ProcessPoolExecutor(arguments.processes) as pool:
-        examples = list(pool.map(partial(features_and_truth, dialogues), jobs, chunksize=8))
-    np.savez(arguments.out, **train(examples))
+    examples = prepare(load_dialogues(arguments.data), arguments.dialogues, arguments.features)
+    np.savez(arguments.out, **train(examples, arguments.steps))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ JOINED_PAUSE_S = 0.24
 NOBODY_S = 0.40
 BOTH_S = 0.60
 ALONE_S = 0.20
+NEARLY = 0.8
+"""A stretch of so much of the time needed may turn out long enough."""
 PAST_S = 2.0
 """How far back a running decision may reach; more than any of the times above needs."""
 
@@ -150,11 +152,21 @@ class FloorTracker:
         changes = floor_changes(runs, self.floor, 1.0 / self._rate)
         if changes:
             self.floor = changes[-1][1]
-        self.doubts = []
-        for start, _, state in _runs(expected, self._start, now):
-            self.doubts = [] if state is self.floor else [*self.doubts, start]
+        self.doubts = self._doubts(_runs(expected, self._start, now))
         self._forget_before(changes[-1][0] if changes else now - round(PAST_S * self._rate))
         return changes
+
+    def _doubts(self, runs: Sequence[Run]) -> list[int]:
+        """Where these runs may change the floor: one nearly long enough, and those at the end."""
+        floor, doubts, open_doubts = self.floor, [], []
+        for start, end, state in runs:
+            if state is floor:
+                open_doubts = []
+                continue
+            open_doubts.append(start)
+            if (end - start) / self._rate >= NEARLY * SECONDS_TO_CHANGE[state]:
+                floor, doubts, open_doubts = state, doubts + open_doubts, []
+        return doubts + open_doubts
 
     def _forget_before(self, sample: int) -> None:
         self._start = max(sample, self._start)

@@ -32,16 +32,21 @@ class Thresholds(NamedTuple):
 
 
 # Found by random search on generated dialogues other than the tests'.
-QUICK = Thresholds(2.0, 1.0, 0.5, 12.0, 0.04, 0.08)
-SURE = Thresholds(12.0, 12.0, 12.0, 40.0, 0.02, 0.04)
+QUICK = Thresholds(2.0, 1.0, 0.5, 12.0, 0.02, 0.04)
+SURE = Thresholds(8.0, 6.0, 10.0, 40.0, 0.01, 0.01)
+
+
+CHUNKS_AROUND = 2
+"""Before and after the chunk with which evidence of a change begins, to place the change by."""
 
 
 class Decision:
     """Speaking or not, decided from log odds by summing up what speaks against the present state.
 
     The sum (CUSUM) starts at 0 and returns to it when the evidence turns; the state changes when
-    the sum is large enough, and the change is set back to where the sum left 0. Silence must also
-    have lasted `JOINED_PAUSE_S`.
+    the sum is large enough, and the change is set back to where it happened: the chunks around the
+    one with which the sum left 0 count with their probability, so that the place is finer than a
+    chunk. Silence must also have lasted `JOINED_PAUSE_S`.
     """
 
     def __init__(self, thresholds: Thresholds) -> None:
@@ -57,20 +62,24 @@ class Decision:
         """The sample where evidence of the other state began that is still too little."""
         self._judged_to = 0
         self._against = 0.0
+        self._before = [0.0] * CHUNKS_AROUND
+        """Probabilities of speech in the newest chunks."""
+        self._still_to_place = 0
 
     @property
     def sure_to(self) -> int:
-        """The sample up to which no later evidence changes what is decided."""
+        """The sample up to which later evidence hardly changes what is decided."""
         if self.doubt_since is not None:
             return self.doubt_since
-        limits = self._thresholds
-        set_back_s = limits.end_set_back_s if self.speaking else limits.start_set_back_s
-        return max(self._judged_to - round(set_back_s * SAMPLE_RATE), self.since)
+        return max(self._judged_to - CHUNK_SAMPLES - self._set_back(), self.since)
 
     def judge(self, end_sample: int, log_odds: float) -> None:
         """Take in the evidence of the chunk that ends there."""
         limits = self._thresholds
         self._judged_to = end_sample
+        probability = 1.0 / (1.0 + math.exp(-min(max(log_odds, -30.0), 30.0)))
+        around = [*self._before, probability]
+        self._before = around[1:]
         log_odds = min(max(log_odds, -limits.log_odds_max), limits.log_odds_max)
         against = self._against + (-log_odds if self.speaking else log_odds)
         self._against = min(against, limits.evidence_max)
@@ -78,9 +87,13 @@ class Decision:
             self._against, self.doubt_since = 0.0, None
             return
         if self.doubt_since is None:
-            set_back_s = limits.end_set_back_s if self.speaking else limits.start_set_back_s
-            start = end_sample - CHUNK_SAMPLES - round(set_back_s * SAMPLE_RATE)
-            self.doubt_since = max(start, self.since)
+            changed = sum(1.0 - p if self.speaking else p for p in around)
+            self.doubt_since = max(end_sample - round(CHUNK_SAMPLES * changed) - self._set_back(), self.since)
+            self._still_to_place = CHUNKS_AROUND
+        elif self._still_to_place:
+            unchanged = probability if self.speaking else 1.0 - probability
+            self.doubt_since += round(CHUNK_SAMPLES * unchanged)
+            self._still_to_place -= 1
         if self.speaking:
             pause_s = (end_sample - self.doubt_since) / SAMPLE_RATE
             decided = against >= limits.evidence_to_end and pause_s >= JOINED_PAUSE_S
@@ -90,22 +103,24 @@ class Decision:
             self.speaking = not self.speaking
             self.since, self.doubt_since, self._against = self.doubt_since, None, 0.0
 
+    def _set_back(self) -> int:
+        limits = self._thresholds
+        return round((limits.end_set_back_s if self.speaking else limits.start_set_back_s) * SAMPLE_RATE)
 
-class SpeakingDetector:
+
+class PartySpeaking:
     """Whether one party speaks: quickly (`now`), and more surely but later (`sure`).
 
     The first is for whoever reacts at once; the second for turns, which are set back anyway.
     """
 
     def __init__(self) -> None:
-        self._evidence = SpeechEvidence()
         self.now = Decision(QUICK)
         self.sure = Decision(SURE)
         self.reset()
 
     def reset(self) -> None:
         """As if new: silent, nothing heard."""
-        self._evidence.reset()
         self.now.reset()
         self.sure.reset()
         self.probability = 0.0
@@ -120,9 +135,33 @@ class SpeakingDetector:
             return max(self.now.since, self.sure.since)
         return self.now.doubt_since
 
-    def __call__(self, samples: np.ndarray) -> None:
-        """Take in the next samples (float32 [n], 16 kHz mono)."""
-        for end_sample, now, then in self._evidence(samples):
-            self.probability = 1.0 / (1.0 + math.exp(-now))
-            self.now.judge(end_sample - NOW_DELAY_CHUNKS * CHUNK_SAMPLES, now)
-            self.sure.judge(end_sample - SURE_DELAY_CHUNKS * CHUNK_SAMPLES, then)
+    @property
+    def clear(self) -> bool:
+        """Whether there is hardly a doubt about the newest chunks."""
+        return not 0.02 < self.probability < 0.98
+
+    def judge(self, end_sample: int, now: float, then: float) -> None:
+        """Take in both log odds of the chunk that ends there."""
+        self.probability = 1.0 / (1.0 + math.exp(-now))
+        self.now.judge(end_sample - NOW_DELAY_CHUNKS * CHUNK_SAMPLES, now)
+        self.sure.judge(end_sample - SURE_DELAY_CHUNKS * CHUNK_SAMPLES, then)
+
+
+class SpeakingDetector:
+    """Who of the two parties speaks."""
+
+    def __init__(self) -> None:
+        self._evidence = SpeechEvidence()
+        self.own, self.partner = PartySpeaking(), PartySpeaking()
+
+    def reset(self) -> None:
+        """As if new: both silent, nothing heard."""
+        self._evidence.reset()
+        self.own.reset()
+        self.partner.reset()
+
+    def __call__(self, own: np.ndarray, partner: np.ndarray) -> None:
+        """Take in the next samples of both voices (float32 [n] each, 16 kHz mono)."""
+        for end_sample, log_odds in self._evidence(own, partner):
+            for party, (now, then) in zip((self.own, self.partner), log_odds.tolist(), strict=True):
+                party.judge(end_sample, now, then)

@@ -10,7 +10,6 @@ trained for that (`timar_ros.learn.speech_evidence_training`) weighs these.
 from __future__ import annotations
 
 import math
-from collections import deque
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from timar_ros.errors import TimarError
 from timar_ros.rates import SAMPLE_RATE
-from timar_ros.stream.voice_activity import CHUNK_SAMPLES, Chunks, SileroModel
+from timar_ros.stream.voice_activity import CHUNK_SAMPLES, SILERO_STATE, Chunks, SileroModel
 
 CHUNK_S = CHUNK_SAMPLES / SAMPLE_RATE
 
@@ -27,23 +26,24 @@ BACKGROUND_QUANTILE = 0.2
 BACKGROUND_MEMORY_S = 12.0
 BACKGROUND_PRIOR_S = 0.3
 """A channel counts as silent for so long before it starts."""
+LOUD_QUANTILE = 0.9
 MASK_ABOVE_BACKGROUND_DB = 4.0
 """A background's loud moments lie about so much above the quantile."""
 
-BANDS = 10
+BANDS = 24
 BAND_RANGE_HZ = (120.0, 6500.0)
-FEATURES = 4 + BANDS
-CHUNKS_STACKED = 3
+PITCH_RANGE_HZ = (70.0, 350.0)
+FEATURES = 7 + BANDS + 2 * SILERO_STATE
 
 NOW_DELAY_CHUNKS = 1
-SURE_DELAY_CHUNKS = 5
+SURE_DELAY_CHUNKS = 7
 """Whether somebody spoke is judged with so much of what came after: at once, and for turns."""
 
 WEIGHTS_FILE = "speech_evidence.npz"
 
 
 class RunningQuantiles:
-    """A quantile of what each of several values was lately: histograms that forget."""
+    """Quantiles of what each of several values was lately: histograms that forget."""
 
     def __init__(self, values: int, low: float, high: float, bins: int) -> None:
         self._low, self._width, self._bins = low, (high - low) / bins, bins
@@ -57,109 +57,172 @@ class RunningQuantiles:
         self._counts[:] = 0.0
         self._counts[:, 0] = BACKGROUND_PRIOR_S / CHUNK_S
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Take in the values of one chunk; their quantiles now (the middle of a bin)."""
+    def take(self, values: np.ndarray) -> None:
+        """Take in the values of one chunk."""
         places = ((values - self._low) / self._width).astype(np.int64)
         self._counts *= self._keep
         self._counts[self._rows, np.clip(places, 0, self._bins - 1)] += 1.0
+
+    def at(self, quantile: float) -> np.ndarray:
+        """That quantile of each value now: the middle of a bin."""
         below = np.cumsum(self._counts, axis=1)
-        places = (below < BACKGROUND_QUANTILE * below[:, -1:]).sum(axis=1)
+        places = (below < quantile * below[:, -1:]).sum(axis=1)
         return self._low + (places + 0.5) * self._width
 
 
 class SpeechFeatures:
-    """What the network judges, chunk by chunk."""
+    """What the network judges, chunk by chunk, of several voices side by side."""
 
-    def __init__(self) -> None:
-        self._silero = SileroModel(streams=2)
-        self._level_background = RunningQuantiles(1 + BANDS, -100.0, 0.0, 100)
-        self._silero_background = RunningQuantiles(1, -7.0, 7.0, 56)
+    def __init__(self, voices: int = 1) -> None:
+        self._voices = voices
+        self._silero = SileroModel(streams=2 * voices)
+        self._levels = RunningQuantiles(voices, -100.0, 0.0, 100)
+        self._bands = RunningQuantiles(voices * BANDS, -100.0, 0.0, 100)
+        self._judgements = RunningQuantiles(voices, -7.0, 7.0, 56)
         self._noise = _steady_noise()
         self._hann = np.hanning(2 * CHUNK_SAMPLES).astype(np.float32)
-        self._band_weights = _band_weights()
+        self._band_weights = _band_weights().T.copy()
         self.reset()
 
     def reset(self) -> None:
         """Forget everything heard, as if new."""
         self._silero.reset_states()
-        self._level_background.reset()
-        self._silero_background.reset()
-        self._recent = np.zeros(2 * CHUNK_SAMPLES, dtype=np.float32)
+        for quantiles in (self._levels, self._bands, self._judgements):
+            quantiles.reset()
+        self._recent = np.zeros((self._voices, 2 * CHUNK_SAMPLES), dtype=np.float32)
 
-    def __call__(self, end_sample: int, chunk: np.ndarray) -> np.ndarray:
-        """float32 [FEATURES], about in [-1, 3], of the next chunk (float32 [512]).
+    def __call__(self, end_sample: int, chunks: np.ndarray) -> np.ndarray:
+        """float32 [voices, FEATURES], about in [-1, 3], of the next chunks (float32 [voices, 512]).
 
         Silero's log odds, the same with the background masked, the background's log odds, the
-        level above the background's, and that of each band.
+        level above the background's, the loud moments' level above it, how periodic the sound is
+        and with what pitch, the level of each band above its background; Silero's state for both.
         """
-        self._recent = np.concatenate([self._recent[CHUNK_SAMPLES:], chunk])
+        self._recent = np.concatenate([self._recent[:, CHUNK_SAMPLES:], chunks], axis=1)
         spectrum = np.fft.rfft(self._recent * self._hann)
         power = spectrum.real**2 + spectrum.imag**2
-        levels_db = 10.0 * np.log10(self._band_weights @ power + 1e-10)
-        background_db = self._level_background(levels_db)
-        above_db = np.clip(levels_db - background_db, -5.0, 20.0)
+        levels_db = 10.0 * np.log10(power @ self._band_weights + 1e-10)
+        self._levels.take(levels_db[:, 0])
+        self._bands.take(levels_db[:, 1:].ravel())
+        background_db = self._levels.at(BACKGROUND_QUANTILE)
+        loud_db = self._levels.at(LOUD_QUANTILE)
+        above_db = np.clip(levels_db[:, 0] - background_db, -5.0, 20.0)
+        bands_db = levels_db[:, 1:] - self._bands.at(BACKGROUND_QUANTILE).reshape(self._voices, BANDS)
+        bands_db = np.clip(bands_db, -5.0, 20.0)
 
-        gain = np.float32(10.0 ** ((background_db[0] + MASK_ABOVE_BACKGROUND_DB) / 20.0))
+        gains = (10.0 ** ((background_db + MASK_ABOVE_BACKGROUND_DB) / 20.0)).astype(np.float32)
         start = (end_sample - CHUNK_SAMPLES) % len(self._noise)
-        masked = chunk + gain * self._noise[start : start + CHUNK_SAMPLES]
-        probability = self._silero(np.stack([chunk, masked])).astype(np.float64)
-        log_odds = np.log((probability + 1e-3) / (1.001 - probability))
-        silero_background = self._silero_background(log_odds[:1])
-        return np.concatenate([log_odds / 5.0, silero_background / 5.0, above_db / 8.0]).astype(np.float32)
+        masked = chunks + gains[:, None] * self._noise[start : start + CHUNK_SAMPLES]
+        probability = self._silero(np.concatenate([chunks, masked])).astype(np.float64)
+        log_odds = np.log((probability + 1e-3) / (1.001 - probability)).reshape(2, self._voices)
+        self._judgements.take(log_odds[0])
+        silero_background = self._judgements.at(BACKGROUND_QUANTILE)
+        columns = [*(log_odds / 5.0), silero_background / 5.0, above_db / 8.0]
+        columns += [np.clip(loud_db - background_db, 0.0, 40.0) / 16.0, *_periodicity(power)]
+        hidden = self._silero.hidden.reshape(2, self._voices, SILERO_STATE)
+        return np.concatenate([np.stack(columns, axis=1), bands_db / 8.0, *hidden], axis=1).astype(np.float32)
+
+
+def _periodicity(power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How periodic a sound is (0 to about 1), and log2 of its pitch in 150 Hz; each [voices].
+
+    power: spectra [voices, 513] of Hann windows. The highest peak of the autocorrelation of the
+    compressed spectrum (Tolonen & Karjalainen 2000) below 2 kHz, where voices are periodic.
+    """
+    bins = np.arange(power.shape[1])
+    width = 2 * CHUNK_SAMPLES / SAMPLE_RATE
+    compressed = np.where((bins >= 80 * width) & (bins <= 2000 * width), power, 0.0) ** 0.33
+    correlation = np.fft.irfft(compressed, 2 * CHUNK_SAMPLES)
+    shortest, longest = (round(SAMPLE_RATE / hz) for hz in reversed(PITCH_RANGE_HZ))
+    within = correlation[:, shortest : longest + 1]
+    lag = within.argmax(axis=1)
+    peak = within[np.arange(len(lag)), lag] / (correlation[:, 0] + 1e-10)
+    return peak, np.log2(SAMPLE_RATE / (lag + shortest) / 150.0)
 
 
 class SpeechEvidence:
-    """Log odds of speech for every 32 ms of one voice, from samples cut anyhow."""
+    """Log odds of speech for every 32 ms of both parties' voices, from samples cut anyhow."""
 
     def __init__(self, weights: dict[str, np.ndarray] | None = None) -> None:
         """weights: as `speech_evidence_training.train` gives them; None: those that come along."""
-        self._features = SpeechFeatures()
-        self._network = RecurrentNetwork(_shipped_weights() if weights is None else weights)
+        self._features = SpeechFeatures(), SpeechFeatures()
+        self._network = EvidenceNetwork(_shipped_weights() if weights is None else weights)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything heard, as if new."""
-        self._features.reset()
+        for features in self._features:
+            features.reset()
         self._network.reset()
-        self._chunks = Chunks()
+        self._chunks = Chunks(), Chunks()
 
-    def __call__(self, samples: np.ndarray) -> list[tuple[int, float, float]]:
-        """Of each chunk completed by these samples (float32 [n], 16 kHz mono).
+    def __call__(self, own: np.ndarray, partner: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Of each chunk completed by these samples of both voices (float32 [n] each, 16 kHz mono).
 
-        `(end_sample, log odds now, log odds then)`: of speech `NOW_DELAY_CHUNKS` ago, and, judged
-        better, `SURE_DELAY_CHUNKS` ago.
+        `(end_sample, log odds [2, 2])`: of own speech and of the partner's `NOW_DELAY_CHUNKS` ago,
+        and, judged better, `SURE_DELAY_CHUNKS` ago.
         """
+        chunks = (cut(samples) for cut, samples in zip(self._chunks, (own, partner), strict=True))
         evidence = []
-        for end_sample, chunk in self._chunks(samples):
-            now, then = self._network(self._features(end_sample, chunk))
-            evidence.append((end_sample, float(now), float(then)))
+        for (end_sample, own_chunk), (_, partner_chunk) in zip(*chunks, strict=True):
+            features = [
+                extract(end_sample, chunk[np.newaxis])[0]
+                for extract, chunk in zip(self._features, (own_chunk, partner_chunk), strict=True)
+            ]
+            evidence.append((end_sample, self._network(*features)))
         return evidence
 
 
-class RecurrentNetwork:
-    """Features of the newest chunks, a gated recurrent unit (Cho et al. 2014), two log odds."""
+class EvidenceNetwork:
+    """What both parties' features say about each: two layers of gated recurrent units (Cho et al. 2014).
+
+    The first hears one party; the second, the same for both, knows what the first made of either: who
+    talks seldom does so out of nothing, and what one says leaks into the other's microphone.
+    """
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._weights = weights
-        self.reset()
+        self._alone = [GatedRecurrentUnit(weights, "alone") for _ in range(2)]
+        self._both = [GatedRecurrentUnit(weights, "both") for _ in range(2)]
 
     def reset(self) -> None:
         """Forget all features."""
-        self._recent: deque[np.ndarray] = deque(maxlen=CHUNKS_STACKED)
-        self._state = np.zeros(len(self._weights["state_weight"]), dtype=np.float32)
+        for unit in (*self._alone, *self._both):
+            unit.reset()
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Log odds [2] after the next chunk's features [FEATURES]."""
-        w, size = self._weights, len(self._state)
-        self._recent.extend([features] * (1 if self._recent else CHUNKS_STACKED))
-        stacked = np.concatenate(self._recent)
-        inputs = np.maximum(stacked @ w["input_weight"] + w["input_bias"], 0.0)
-        given = inputs @ w["given_weight"] + w["given_bias"]
-        kept = self._state @ w["state_weight"] + w["state_bias"]
+    def __call__(self, own: np.ndarray, partner: np.ndarray) -> np.ndarray:
+        """Log odds [2 parties, 2] after the next chunk's features [FEATURES] of each."""
+        w = self._weights
+        inputs = (np.maximum(features @ w["input_weight"] + w["input_bias"], 0.0) for features in (own, partner))
+        first, second = (unit(given) for unit, given in zip(self._alone, inputs, strict=True))
+        pairs = (np.concatenate([first, second]), np.concatenate([second, first]))
+        judged = [unit(pair) for unit, pair in zip(self._both, pairs, strict=True)]
+        return np.stack([state @ w["out_weight"] + w["out_bias"] for state in judged])
+
+
+class GatedRecurrentUnit:
+    """One layer with its state, as torch.nn.GRU computes it."""
+
+    def __init__(self, weights: dict[str, np.ndarray], name: str) -> None:
+        """name: before which `_given_weight` and the others are found in `weights`."""
+        self._given, self._given_bias, self._kept, self._kept_bias = (
+            weights[f"{name}_{part}"] for part in ("given_weight", "given_bias", "state_weight", "state_bias")
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._state = np.zeros(len(self._kept), dtype=np.float32)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """The state [units] after the next inputs."""
+        size = len(self._state)
+        given = inputs @ self._given + self._given_bias
+        kept = self._state @ self._kept + self._kept_bias
         reset, update = np.split(_sigmoid(given[: 2 * size] + kept[: 2 * size]), 2)
         candidate = np.tanh(given[2 * size :] + reset * kept[2 * size :])
         self._state = (1.0 - update) * candidate + update * self._state
-        return self._state @ w["out_weight"] + w["out_bias"]
+        return self._state
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

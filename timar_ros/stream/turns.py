@@ -14,10 +14,12 @@ import numpy as np
 from timar_ros.errors import TimarError
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.stream.floor import Floor, FloorTracker, PartyState
-from timar_ros.stream.speaking import SpeakingDetector
+from timar_ros.stream.speaking import PartySpeaking, SpeakingDetector
 
 LONGEST_DECISION_FRAMES = 21
 """A change of the floor is nearly always sure within so many frames (see `floor.BOTH_S`)."""
+UNSEEN_FRAMES = 4
+"""A change may have happened so many frames ago without a sign of it, where it is not clear who speaks."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class TurnSegmenter:
     one frame after the open turn's start; and length cuts such that no turn is longer than
     `max_frames`. Length cuts fall a multiple of `hop_frames` after the turn's start: as late as
     possible, or, while a change of the floor is in doubt, before the frame in doubt, so that its
-    boundary can still be set back to it.
+    boundary can still be set back to it, and some frames earlier where it is not clear who speaks.
 
     mode `fixed`: every `max_frames` frames, as published TIMAR checkpoints know it; the floor is
     reported all the same.
@@ -69,14 +71,13 @@ class TurnSegmenter:
         self._mode = mode
         self._hop = hop_frames
         self._longest = max_frames if mode == "fixed" else max_frames - max_frames % hop_frames
-        self._voices = SpeakingDetector(), SpeakingDetector()
+        self._voices = SpeakingDetector()
         self._tracker = FloorTracker(SAMPLE_RATE)
         self.reset()
 
     def reset(self) -> None:
         """Back to before frame 0, as if new."""
-        for voice in self._voices:
-            voice.reset()
+        self._voices.reset()
         self._tracker.reset()
         self._frames = 0
         self._start = 0  # of the open turn
@@ -84,17 +85,16 @@ class TurnSegmenter:
 
     def step(self, own: np.ndarray, partner: np.ndarray) -> TurnUpdate:
         """Take in the next frame of both voices (float32 [640] each, 16 kHz mono)."""
-        states = []
-        for voice, samples in zip(self._voices, (own, partner), strict=True):
+        for samples in (own, partner):
             if samples.shape != (FRAME_SAMPLES,):
                 raise ValueError(f"expected a frame of shape (640,), got {samples.shape}")
-            voice(samples)
-            states.append(_party_state(voice))
+        self._voices(own, partner)
+        own_voice, partner_voice = self._voices.own, self._voices.partner
         frame = self._frames
         self._frames += 1
+        states = _party_state(own_voice), _party_state(partner_voice)
         changes = self._tracker.step(self._frames * FRAME_SAMPLES, *states)
         self._changes.extend((_frame(sample), floor) for sample, floor in changes)
-        own_voice, partner_voice = self._voices
         return TurnUpdate(
             own_speaking=own_voice.now.speaking,
             partner_speaking=partner_voice.now.speaking,
@@ -119,18 +119,22 @@ class TurnSegmenter:
 
     def _length_of_full_turn(self) -> int:
         """Frames that stay in the open turn, now that it is full."""
-        if self._mode == "floor":
-            for doubt in self._tracker.doubts:
-                before = _frame(doubt) - self._start
-                # Early enough that what the doubt turns out to be is known within the new turn.
-                early = before - max(self._longest - LONGEST_DECISION_FRAMES, 1)
-                length = max(-(-early // self._hop), 1) * self._hop
-                if length < before:
-                    return length
-        return self._longest
+        if self._mode == "fixed":
+            return self._longest
+        latest = self._longest
+        if any(not voice.clear for voice in (self._voices.own, self._voices.partner)):
+            latest = max(latest - -(-UNSEEN_FRAMES // self._hop) * self._hop, self._hop)
+        for doubt in self._tracker.doubts:
+            before = _frame(doubt) - self._start
+            # Early enough that what the doubt turns out to be is known within the new turn.
+            early = before - max(self._longest - LONGEST_DECISION_FRAMES, 1)
+            length = max(-(-early // self._hop), 1) * self._hop
+            if length <= before + 1:  # the boundary is at most two frames late then
+                return min(length, latest)
+        return latest
 
 
-def _party_state(voice: SpeakingDetector) -> PartyState:
+def _party_state(voice: PartySpeaking) -> PartyState:
     sure = voice.sure
     return PartyState(sure.speaking, sure.since, sure.sure_to, voice.doubt_since)
 

@@ -19,6 +19,8 @@ CHUNK_SAMPLES = 512
 """Samples that the model judges at once (32 ms)."""
 CONTEXT_SAMPLES = 64
 """Samples before a chunk that the model sees with it."""
+SILERO_STATE = 128
+"""Units of the model's recurrent layer."""
 
 
 def silero_model_path() -> Path:
@@ -67,8 +69,13 @@ class SileroModel:
 
     def reset_states(self) -> None:
         """Forget everything heard, as if new."""
-        self._state = np.zeros((2, self._streams, 128), dtype=np.float32)
+        self._state = np.zeros((2, self._streams, SILERO_STATE), dtype=np.float32)
         self._context = np.zeros((self._streams, CONTEXT_SAMPLES), dtype=np.float32)
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """Output of the model's recurrent layer for the last chunks: float32 [streams, 128] in [-1, 1]."""
+        return self._state[0]
 
     def __call__(self, chunks: np.ndarray) -> np.ndarray:
         """Probability of speech [streams] in the next chunks (float32 [streams, 512])."""

@@ -91,6 +91,7 @@ def whole_pass(
         partner_motion=network.normalise(torch.from_numpy(faces[None].astype(np.float32))),
         partner_seen=seen,
         turn_place=frame - starts,
+        lookahead=torch.zeros_like(frame),
     )
     mask = attention_mask(frame, starts, torch.full_like(frame, -1), WINDOW)
     z = network.encode(inputs, frame.numpy(), mask)
@@ -235,6 +236,7 @@ def test_distances_alone_count_however_long_the_conversation():
             torch.randn(1, frames, 55, generator=g),
             torch.zeros(1, frames, dtype=torch.bool),
             torch.arange(frames)[None],
+            torch.zeros(1, frames, dtype=torch.long),
         )
         return network.encode(inputs, first + np.arange(frames)[None])
 

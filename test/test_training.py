@@ -1,6 +1,8 @@
 """Training: windows, masks, the loss, resuming; on conversations small enough to learn by heart."""
 
 import argparse
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,6 +125,38 @@ def test_a_run_that_is_resumed_gives_what_it_would_have_given(data, tmp_path):
     assert train.run(args) == 0
     straight, broken = (load_policy(tmp_path / run / "policy").network.state_dict() for run in ("straight", "broken"))
     assert all(torch.equal(straight[name], broken[name]) for name in straight)
+
+
+def test_workers_that_torchrun_starts_train_one_network(data, tmp_path):
+    """Two processes on the CPU; what they learn differs from one's, as each has windows of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "timar_ros.cli", "train", "--data", str(data), "--out", str(tmp_path / "two")]
+    command += ["--steps", "3", "--batch", "2", "--width", "32", "--blocks", "1", "--heads", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "two" / "metrics.csv").read_text().splitlines()) == 3
+    assert done.stdout.count("the policy is in") == 1
+    train.run(arguments(data, tmp_path / "one", steps=3, batch=2))
+    two, one = (load_policy(tmp_path / name / "policy").network.state_dict() for name in ("two", "one"))
+    assert two.keys() == one.keys()
+    assert not torch.equal(two["blocks.0.mlp.0.weight"], one["blocks.0.mlp.0.weight"])
+
+
+def test_the_own_voice_runs_ahead_and_the_network_is_told_by_how_much(data):
+    conversations = load_conversations(data, jobs=1)
+    seen = set()
+    for seed in range(40):
+        windows = [
+            draw_window(np.random.default_rng(seed), conversations, 50, 40, 25, clean=True, most_lookahead=most)
+            for most in (4, 0)
+        ]
+        ahead = windows[0].lookahead
+        seen.add(ahead)
+        own = [window.voices[0, CONTEXT_SAMPLES:].reshape(50, 640) for window in windows]
+        assert np.array_equal(own[0][: 50 - ahead], own[1][ahead:])
+        assert np.array_equal(windows[0].voices[1], windows[1].voices[1])
+        assert np.array_equal(windows[0].motion, windows[1].motion)
+    assert seen == {0, 1, 2, 3, 4}
 
 
 def test_a_run_with_other_settings_is_not_resumed_by_mistake(data, tmp_path):

@@ -158,13 +158,17 @@ def draw_open_turns(
 
 @dataclass(frozen=True)
 class Window:
-    """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns."""
+    """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns.
+
+    The own voice runs `lookahead` frames ahead of everything else.
+    """
 
     voices: np.ndarray
     heard: np.ndarray
     motion: np.ndarray
     turn_starts: np.ndarray
     open_turns: OpenTurns
+    lookahead: int = 0
 
 
 def draw_window(
@@ -174,8 +178,12 @@ def draw_window(
     slots: int,
     max_turn_frames: int,
     clean: bool = False,
+    most_lookahead: int = 0,
 ) -> Window:
-    """One window of a random conversation from the view of a random party, its sound degraded unless `clean`."""
+    """One window of a random conversation from the view of a random party, its sound degraded unless `clean`.
+
+    The own voice runs ahead by 0 to `most_lookahead` frames, each as likely.
+    """
     weights = np.array([max(conversation.frames - frames, 0) for conversation in conversations], float)
     if not weights.any():
         raise TimarError(
@@ -184,9 +192,13 @@ def draw_window(
     conversation = conversations[rng.choice(len(conversations), p=weights / weights.sum())]
     start = int(rng.integers(conversation.frames - frames))
     order = [0, 1] if rng.random() < 0.5 else [1, 0]
-    first = start * FRAME_SAMPLES - CONTEXT_SAMPLES
-    voices = conversation.voices[order, max(first, 0) : (start + frames) * FRAME_SAMPLES] / np.float32(32768)
-    voices = np.pad(voices, ((0, 0), (max(-first, 0), 0)))
+    lookahead = int(rng.integers(most_lookahead + 1))
+    voices = np.stack(
+        [
+            _stretch(conversation.voices[party], start + ahead, frames)
+            for party, ahead in zip(order, (lookahead, 0), strict=True)
+        ]
+    )
     heard = np.ones((2, frames), bool)
     if not clean:
         voices, heard = degrade(rng, voices, frames)
@@ -198,4 +210,12 @@ def draw_window(
         motion=conversation.motion[order, start : start + frames],
         turn_starts=inside,
         open_turns=draw_open_turns(rng, inside, frames, slots, max_turn_frames),
+        lookahead=lookahead,
     )
+
+
+def _stretch(voice: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """[240 + 640 frames] float32 of a voice int16 from frame `start` on; silence where the voice has none."""
+    first, end = start * FRAME_SAMPLES - CONTEXT_SAMPLES, (start + frames) * FRAME_SAMPLES
+    inside = voice[max(first, 0) : end] / np.float32(32768)
+    return np.pad(inside, (max(-first, 0), max(end - len(voice), 0)))

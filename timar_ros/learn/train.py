@@ -4,6 +4,9 @@ Every window is passed once as history (all turns closed, own motion given, atte
 it in the same pass, as copies of open turns cut at random, whose newest motion is masked. A copy sees the history
 before its turn and itself, which is what a hop sees live; one pass trains many hops. The batch of step n depends on
 seed and n alone, so a run that is resumed gives what it would have given.
+
+Several GPUs, or machines: torchrun --nproc-per-node 4 -m timar_ros.cli train --data ... --out ...; each worker draws
+`batch` windows a step.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import os
 import queue
 import threading
 import time
@@ -20,14 +24,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
 from timar_ros.model.checkpoint import save_policy
 from timar_ros.model.config import NetworkConfig
-from timar_ros.model.diffusion import Schedule, make_schedule, training_terms
+from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
 from timar_ros.model.network import TOKENS_PER_FRAME, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
@@ -115,6 +120,7 @@ def batch_inputs(
         partner_motion=copied(motion[:, 1]),
         partner_seen=seen,
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
+        lookahead=torch.tensor([window.lookahead for window in windows])[:, None].expand(frame.shape),
     )
     return (
         inputs,
@@ -137,48 +143,98 @@ def attention_mask(frame: Tensor, turn_start: Tensor, copy: Tensor, window_frame
     return mask.repeat_interleave(TOKENS_PER_FRAME, 1).repeat_interleave(TOKENS_PER_FRAME, 2)[:, None]
 
 
-def loss_of(
-    network: TimarNetwork,
-    windows: list[Window],
-    schedule: Schedule,
-    recipe: Recipe,
-    rng: np.random.Generator,
-) -> tuple[Tensor, dict[str, float]]:
+class Objective(nn.Module):
     """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term."""
-    device = network.motion_mean.device
-    inputs, frame, mask, target, masked = batch_inputs(windows, network, recipe, rng)
-    inputs = FrameInputs(**{name: value.to(device) for name, value in vars(inputs).items()})
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        z = network.encode(inputs, frame.numpy(), mask.to(device))
-    masked = masked.to(device)
-    z = z[:, -masked.shape[1] :][masked].float().repeat(recipe.draws, 1)
-    target = target.to(device)[masked].repeat(recipe.draws, 1)
-    # The more noise, the more of the answer must come from z: step numbers are drawn with density rising linearly.
-    step = torch.from_numpy((len(schedule) * np.sqrt(rng.random(len(target)))).astype(np.int64)).to(device)
-    noise = torch.from_numpy(rng.standard_normal(target.shape, dtype=np.float32)).to(device)
-    error, variational = training_terms(network.diffusion, schedule, target, z, step, noise)
-    parts = {
-        "head": error[:, HEAD].mean(),
-        "jaw": error[:, JAW].mean(),
-        "face": error[:, FACE].mean(),
-    }
-    parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
-    return sum(parts.values()), {name: float(value.detach()) for name, value in parts.items()}
+
+    def __init__(self, network: TimarNetwork, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        self._recipe = recipe
+        self._schedule = make_schedule()
+
+    def forward(self, windows: list[Window], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, and its parts for the log."""
+        network, schedule, draws = self.network, self._schedule, self._recipe.draws
+        device = network.motion_mean.device
+        inputs, frame, mask, target, masked = batch_inputs(windows, network, self._recipe, rng)
+        inputs = FrameInputs(**{name: value.to(device) for name, value in vars(inputs).items()})
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            z = network.encode(inputs, frame.numpy(), mask.to(device))
+        masked = masked.to(device)
+        z = z[:, -masked.shape[1] :][masked].float().repeat(draws, 1)
+        target = target.to(device)[masked].repeat(draws, 1)
+        # The more noise, the more of the answer must come from z: step numbers are drawn with density rising linearly.
+        step = torch.from_numpy((len(schedule) * np.sqrt(rng.random(len(target)))).astype(np.int64)).to(device)
+        noise = torch.from_numpy(rng.standard_normal(target.shape, dtype=np.float32)).to(device)
+        error, variational = training_terms(network.diffusion, schedule, target, z, step, noise)
+        parts = {
+            "head": error[:, HEAD].mean(),
+            "jaw": error[:, JAW].mean(),
+            "face": error[:, FACE].mean(),
+        }
+        parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
+        return sum(parts.values()), {name: float(value.detach()) for name, value in parts.items()}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that train together: one, or as many as `torchrun` started."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def join(cls) -> Workers:
+        """Meet the others that `torchrun` started, if it did; each takes the GPU of its number where there are GPUs."""
+        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(device)
+        if count > 1:
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(rank, count, device)
+
+    def shared(self, objective: Objective) -> nn.Module:
+        """The objective, its gradients averaged over all workers."""
+        if self.count == 1:
+            return objective
+        return DistributedDataParallel(objective, [self.device] if self.device.type == "cuda" else None)
+
+    def wait_for_first(self) -> None:
+        """The first worker does what others use afterwards: it calls this after it, the others before."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def leave(self) -> None:
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
 
 
 def batches(
-    conversations: list[Conversation], recipe: Recipe, max_turn_frames: int, first_step: int
+    conversations: list[Conversation], recipe: Recipe, config: NetworkConfig, first_step: int, rank: int = 0
 ) -> Iterator[tuple[list[Window], np.random.Generator]]:
-    """Batches of the steps from `first_step` on, prepared in a thread of their own a few steps ahead."""
+    """A worker's batches of the steps from `first_step` on, prepared in a thread of their own a few steps ahead."""
     ready: queue.Queue = queue.Queue(maxsize=4)
 
     def prepare() -> None:
         for step in range(first_step, recipe.steps):
-            rng = np.random.default_rng([recipe.seed, step])
+            rng = np.random.default_rng([recipe.seed, step, rank] if rank else [recipe.seed, step])
             short = rng.random() < recipe.short_share
             frames = recipe.short_window_frames if short else recipe.window_frames
             slots = recipe.short_open_slots if short else recipe.open_slots
-            windows = [draw_window(rng, conversations, frames, slots, max_turn_frames) for _ in range(recipe.batch)]
+            windows = [
+                draw_window(
+                    rng,
+                    conversations,
+                    frames,
+                    slots,
+                    config.max_turn_frames,
+                    most_lookahead=config.max_lookahead_frames,
+                )
+                for _ in range(recipe.batch)
+            ]
             ready.put((windows, rng))
 
     threading.Thread(target=prepare, daemon=True).start()
@@ -196,15 +252,22 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
 class Run:
     """A training run in a folder: checkpoint.pt to go on from, metrics.csv, and the policy of the EMA weights."""
 
-    def __init__(self, folder: Path, config: NetworkConfig, recipe: Recipe, conversations: list[Conversation]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: NetworkConfig,
+        recipe: Recipe,
+        conversations: list[Conversation],
+        workers: Workers | None = None,
+    ) -> None:
         self.folder = folder
         self.recipe = recipe
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.workers = workers or Workers()
         torch.manual_seed(recipe.seed)
         self.network = TimarNetwork(config)
         self.network.diffusion.zero_gates()
         set_motion_units(self.network, conversations)
-        self.network.to(device)
+        self.network.to(self.workers.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
         )
@@ -236,6 +299,9 @@ class Run:
         self.step = state["step"]
 
     def save(self) -> None:
+        """Write what to go on from, and the policy; the first worker does."""
+        if self.workers.rank:
+            return
         state = {name: getattr(self, name).state_dict() for name in ("network", "averaged", "optimizer")}
         state |= {
             "step": self.step,
@@ -257,15 +323,15 @@ class Run:
 
     def train(self, conversations: list[Conversation], until: int | None = None, save_every_s: float = 300.0) -> None:
         """Train to the recipe's last step, or to step `until`; Ctrl-C saves and stops."""
-        schedule = make_schedule()
-        recipe, saved = self.recipe, time.monotonic()
-        log = (self.folder / "metrics.csv").open("a", newline="", encoding="utf-8")
-        progress = tqdm(total=recipe.steps, initial=self.step, unit="step", mininterval=5.0)
+        recipe, first, saved = self.recipe, self.workers.rank == 0, time.monotonic()
+        objective = self.workers.shared(Objective(self.network, recipe))
+        log = (self.folder / "metrics.csv" if first else Path(os.devnull)).open("a", newline="", encoding="utf-8")
+        progress = tqdm(total=recipe.steps, initial=self.step, unit="step", mininterval=5.0, disable=not first)
         try:
-            for windows, rng in batches(conversations, recipe, self.network.config.max_turn_frames, self.step):
+            for windows, rng in batches(conversations, recipe, self.network.config, self.step, self.workers.rank):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate()
-                loss, parts = loss_of(self.network, windows, schedule, recipe, rng)
+                loss, parts = objective(windows, rng)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -314,9 +380,18 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     config = NetworkConfig(width=args.width, blocks=args.blocks, heads=args.heads)
     args.out.mkdir(parents=True, exist_ok=True)
-    conversations = load_conversations(args.data)
-    training = Run(args.out, config, recipe, conversations)
-    training.resume()
-    training.train(conversations, args.until)
-    print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")
+    workers = Workers.join()
+    try:
+        if workers.rank:
+            workers.wait_for_first()  # it finds the turns and keeps them beside the data
+        conversations = load_conversations(args.data)
+        if not workers.rank:
+            workers.wait_for_first()
+        training = Run(args.out, config, recipe, conversations, workers)
+        training.resume()
+        training.train(conversations, args.until)
+    finally:
+        workers.leave()
+    if workers.rank == 0:
+        print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")
     return 0

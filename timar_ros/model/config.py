@@ -17,6 +17,7 @@ _SIZES = {  # name: (least, most)
     "window_frames": (25, 2000),
     "max_turn_frames": (1, 100),
     "sampling_steps": (2, 1000),
+    "max_lookahead_frames": (0, 25),
 }
 
 
@@ -31,6 +32,8 @@ class NetworkConfig:
         window_frames: how many frames before the open turn's start are remembered.
         max_turn_frames: the longest turn.
         sampling_steps: diffusion steps at a draw.
+        max_lookahead_frames: the own voice may run ahead of everything else by so many frames, as a synthesiser's
+            does, and the network is told by how many. 0: it is never told.
     """
 
     motion_dim: int = 55
@@ -42,6 +45,7 @@ class NetworkConfig:
     window_frames: int = 200
     max_turn_frames: int = 25
     sampling_steps: int = 5
+    max_lookahead_frames: int = 4
 
     def __post_init__(self) -> None:
         for name, (least, most) in _SIZES.items():

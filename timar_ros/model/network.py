@@ -45,6 +45,7 @@ class FrameInputs:
         partner_motion: [B, T, motion_dim] in normalised units; counts only where partner_seen.
         partner_seen: [B, T] bool.
         turn_place: [B, T] int, the frame's place in its turn from 0.
+        lookahead: [B, T] int, by how many frames own_speech runs ahead of the frame.
     """
 
     own_speech: Tensor
@@ -56,6 +57,7 @@ class FrameInputs:
     partner_motion: Tensor
     partner_seen: Tensor
     turn_place: Tensor
+    lookahead: Tensor
 
 
 class TimarNetwork(nn.Module):
@@ -73,6 +75,8 @@ class TimarNetwork(nn.Module):
         self.motion_encoder = encoder(config.motion_dim)
         self.kind_embedding = nn.Parameter(0.02 * torch.randn(TOKENS_PER_FRAME, width))
         self.turn_place_embedding = nn.Parameter(0.02 * torch.randn(config.max_turn_frames, width))
+        if config.max_lookahead_frames:
+            self.lookahead_embedding = nn.Parameter(0.02 * torch.randn(config.max_lookahead_frames + 1, width))
         self.unheard_token = nn.Parameter(0.02 * torch.randn(2, width))  # own, partner
         self.unseen_token = nn.Parameter(0.02 * torch.randn(width))
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
@@ -104,6 +108,8 @@ class TimarNetwork(nn.Module):
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
         own_motion = torch.where(inputs.own_given[..., None], motion[1], self.mask_token.to(motion.dtype))
+        if self.config.max_lookahead_frames:
+            own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]
         kinds = [partner_speech, partner_motion + partner_speech, own_speech, own_motion + own_speech]
         x = torch.stack(kinds, dim=2) + self.kind_embedding
         x = x + self.turn_place_embedding[inputs.turn_place][:, :, None]

@@ -109,6 +109,7 @@ class PolicyBatch:
         sampling: how motion is drawn; the policy folder's settings when None.
         precision: see model/precision.py.
         hop_frames: the usual number of frames in a hop; for it CUDA graphs are captured.
+        lookahead_frames: by how many frames the own voice that `step` is given runs ahead of everything else.
 
     Attributes:
         device: where it runs now. When the GPU's memory runs out it goes on on the CPU, and `fallback` says so.
@@ -122,14 +123,21 @@ class PolicyBatch:
         sampling: Sampling | None = None,
         precision: str = "auto",
         hop_frames: int = 2,
+        lookahead_frames: int = 0,
     ) -> None:
         if policy.channels != CHANNELS:
             raise TimarError(
                 f"policy {policy.name} has {len(policy.channels)} channels that are not head rotation and ARKit-52; "
                 "such a policy cannot drive this head"
             )
+        most = policy.network.config.max_lookahead_frames
+        if not 0 <= lookahead_frames <= most:
+            raise TimarError(
+                f"the own voice runs ahead by {lookahead_frames} frames; policy {policy.name} knows 0 to {most}"
+            )
         self.sampling = sampling or Sampling.from_policy(policy)
         self.fallback: str | None = None
+        self._lookahead_frames = lookahead_frames
         self._network: TimarNetwork = policy.network
         self._config = policy.network.config
         self._precision, self._hop_frames = precision, hop_frames
@@ -303,6 +311,7 @@ class PolicyBatch:
             partner_motion=given["partner_motion"],
             partner_seen=given["partner_seen"].bool(),
             turn_place=given["turn_place"].long(),
+            lookahead=torch.full_like(given["turn_place"], self._lookahead_frames, dtype=torch.long),
         )
         # A turn sees the turns of the pass up to itself, and what the ring holds of the window before its start.
         start = given["turn_start"]
@@ -404,8 +413,9 @@ class IncrementalPolicy:
         sampling: Sampling | None = None,
         precision: str = "auto",
         hop_frames: int = 2,
+        lookahead_frames: int = 0,
     ) -> None:
-        self._batch = PolicyBatch(policy, [seed], device, sampling, precision, hop_frames)
+        self._batch = PolicyBatch(policy, [seed], device, sampling, precision, hop_frames, lookahead_frames)
 
     @property
     def device(self) -> torch.device:

@@ -24,23 +24,40 @@ class Retargeter:
         self._offset = np.array([joint.offset for joint in profile.joints])
 
     def joints(self, rpy: np.ndarray, intensity: float = 1.0) -> np.ndarray:
+        """Joint positions for head rotations [n, 3] rad, fixed-axis roll, pitch, yaw; see `joints_for`."""
+        return self.joints_for(head_rotations(rpy, intensity))
+
+    def joints_for(self, quaternions: np.ndarray) -> np.ndarray:
         """Joint positions, not yet limited.
 
         Args:
-            rpy: [n, 3] rad, fixed-axis roll, pitch, yaw (see `motion.channels`).
-            intensity: factor on the angle of the whole rotation; 0 keeps the head straight ahead.
+            quaternions: [n, 4] unit quaternions (x, y, z, w).
 
         Returns:
             [n, J] rad in chain order. Rows that hold NaN or infinity come out as NaN.
         """
-        rpy = np.asarray(rpy, dtype=np.float64).reshape(-1, 3)
-        finite = np.isfinite(rpy).all(axis=1)
-        quaternions = quaternion_from_rpy(np.where(finite[:, None], rpy, 0.0))
-        if intensity != 1.0:
-            rotation_vectors = Rotation.from_quat(quaternions).as_rotvec()
-            quaternions = Rotation.from_rotvec(rotation_vectors * intensity).as_quat()
-        angles = chain_angles(quaternions, self._axes)
+        finite = np.isfinite(quaternions).all(axis=1)
+        angles = chain_angles(np.where(finite[:, None], quaternions, (0.0, 0.0, 0.0, 1.0)), self._axes)
         return np.where(finite[:, None], angles * self._scale + self._offset, np.nan)
+
+
+def head_rotations(rpy: np.ndarray, intensity: float = 1.0) -> np.ndarray:
+    """Quaternions of head rotations, their angle multiplied by `intensity`.
+
+    Args:
+        rpy: [n, 3] rad, fixed-axis roll, pitch, yaw (see `motion.channels`).
+        intensity: factor on the angle of the whole rotation; 0 keeps the head straight ahead.
+
+    Returns:
+        [n, 4] (x, y, z, w). Rows that hold NaN or infinity come out as NaN.
+    """
+    rpy = np.asarray(rpy, dtype=np.float64).reshape(-1, 3)
+    finite = np.isfinite(rpy).all(axis=1, keepdims=True)
+    quaternions = quaternion_from_rpy(np.where(finite, rpy, 0.0))
+    if intensity != 1.0:
+        rotation_vectors = Rotation.from_quat(quaternions).as_rotvec()
+        quaternions = Rotation.from_rotvec(rotation_vectors * intensity).as_quat()
+    return np.where(finite, quaternions, np.nan)
 
 
 def chain_angles(quaternions: np.ndarray, axes: list[str]) -> np.ndarray:

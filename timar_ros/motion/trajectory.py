@@ -115,10 +115,35 @@ class TrajectoryPlanner:
                 f"in rad for each of {names}. Check that joint_states comes from this robot."
             )
         self._motions = [JerkMotion.rest(0, position) for position in positions]
-        self._start = positions
+        self.ease_in()
+
+    def ease_in(self) -> None:
+        """Go over to the next targets gently, from where the present motion comes to rest.
+
+        Raises:
+            TimarError: `resume` was not called.
+        """
+        self._require_start()
+        self._start = np.array([motion.states[-1, 0] for motion in self._motions])
         self._eased_from_ns: int | None = None
-        self._past = np.stack([positions] * 3)
+        self._past = np.stack([self._start] * 3)
         self._past_due_ns = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether `resume` was called."""
+        return bool(self._motions)
+
+    @property
+    def rest_ns(self) -> int:
+        """From when on the head stands still, if nothing more is planned."""
+        self._require_start()
+        return max(int(motion.times_ns[-1]) for motion in self._motions)
+
+    def at(self, time_ns: int) -> np.ndarray:
+        """[3, J] position rad, velocity rad/s and acceleration rad/s^2 that are planned for a time."""
+        self._require_start()
+        return np.stack([motion.at(np.array([time_ns]))[0] for motion in self._motions], axis=1)
 
     def plan(self, targets: np.ndarray, first_due_ns: int, now_ns: int) -> Trajectory:
         """The trajectory that brings the head through `targets`.
@@ -150,7 +175,7 @@ class TrajectoryPlanner:
         knots_ns = np.concatenate([[join_ns], window, spare, beyond])
         path = SmoothPath((knots_ns - join_ns) * 1e-9, (due_ns - join_ns) * 1e-9)
         spans = (len(window), len(window) + len(spare))
-        state = np.stack([motion.at(np.array([join_ns]))[0] for motion in self._motions], axis=1)
+        state = self.at(join_ns)
         motions = [
             self._smooth(limiter, state[:, j], path, targets[:, j], knots_ns, spans)
             or self._approach(limiter, state[:, j], join_ns, last_target[j])

@@ -2,9 +2,8 @@
 
 Threads and what they hold:
 - The executor's thread takes in messages: it decodes sound and hands it to the pairer, under `_pairing`.
-- The hop thread takes frames from the pairer (under `_pairing`), runs turns and policy, plans the joints' motion and
-  publishes the trajectory. It alone touches conversation and planner while the node is active.
-- The playout thread publishes each frame's head pose and blendshapes when the neck is due to show that frame.
+- The hop thread takes frames from the pairer (under `_pairing`), runs turns and policy and hands the motion to the body
+  (`nodes.body`), which commands neck and face. It alone touches the conversation while the node is active.
 Times are ROS time in ns. A frame captured at t is due at t + playout_delay_ms, for neck and face alike.
 """
 
@@ -22,27 +21,26 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import QuaternionStamped
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy
-from timar_ros.model.precision import PRECISIONS
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, HEAD_CHANNELS, quaternion_from_rpy
+from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.motion.retarget import Retargeter
-from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
-from timar_ros.nodes.parameters import Parameter, declare
-from timar_ros.nodes.playout import Playout
+from timar_ros.motion.trajectory import TrajectoryPlanner
+from timar_ros.nodes.body import LATCHED, Body
+from timar_ros.nodes.head_parameters import PARAMETERS
+from timar_ros.nodes.neck_commands import trajectory_message
+from timar_ros.nodes.parameters import declare
 from timar_ros.nodes.runtime import events_executor, run
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.stream.audio_messages import (
-    AUDIO_MESSAGE_TYPES,
-    AUTO,
     AudioDecoder,
     AudioFormat,
     audio_message_type,
@@ -50,143 +48,18 @@ from timar_ros.stream.audio_messages import (
 )
 from timar_ros.stream.conversation import Conversation, Hop
 from timar_ros.stream.device import choose_device
+from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import PARTNER, SELF, Frame, FramePairer
 from timar_ros.stream.hop_statistics import HopStatistics
 from timar_ros.stream.partner_face import PartnerFace
-from timar_ros.stream.steppers import AUTO as AUTO_PREDICTION
-from timar_ros.stream.steppers import HOP, TURN, frames_in_hop, make_stepper
+from timar_ros.stream.steppers import frames_in_hop, make_stepper
 from timar_ros.stream.turns import TurnSegmenter
 
 # From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
 PLAYOUT_RESERVE_MS = 92
 # A policy whose step takes longer than that reserve allows for gets this many times its usual step, and half of it.
 SLOW_STEP_MARGIN = 1.5
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
-
-PARAMETERS = (
-    Parameter("policy", "default", "policy folder: a name under models/ or a path", read_only=True),
-    Parameter("device", "auto", "where the policy runs", choices=("auto", "cuda", "cpu"), read_only=True),
-    Parameter(
-        "precision",
-        "auto",
-        "what large products are computed in; auto: bfloat16 on CUDA, on the CPU the fastest for a large network",
-        choices=PRECISIONS,
-        read_only=True,
-    ),
-    Parameter("threads", 1, "CPU threads of the policy", minimum=1, maximum=64, read_only=True),
-    Parameter(
-        "seed",
-        0,
-        "seed of the policy's noise: equal seeds and sound give equal motion",
-        minimum=0,
-        maximum=2**31,
-        read_only=True,
-    ),
-    Parameter(
-        "temperature",
-        1.0,
-        "factor on the policy's noise, 0 for none",
-        minimum=0.0,
-        maximum=4.0,
-        read_only=True,
-    ),
-    Parameter(
-        "robot",
-        "generic",
-        "robot profile: a name under config/robots/ or the path of a YAML file",
-        read_only=True,
-    ),
-    Parameter(
-        "intensity",
-        1.0,
-        "factor on the head's rotation; 0 keeps it straight ahead",
-        minimum=0.0,
-        maximum=1.5,
-    ),
-    Parameter(
-        "hop_frames",
-        2,
-        "frames of 40 ms that the policy advances by",
-        minimum=1,
-        maximum=25,
-        read_only=True,
-    ),
-    Parameter(
-        "predict_by",
-        "auto",
-        "published weights only: each hop of the open second, or its whole turn as published; auto: turn on the CPU",
-        choices=(AUTO_PREDICTION, HOP, TURN),
-        read_only=True,
-    ),
-    Parameter(
-        "turns",
-        "floor",
-        "turns of the conversation, or the published second",
-        choices=("floor", "fixed"),
-        read_only=True,
-    ),
-    Parameter(
-        "playout_delay_ms",
-        0,
-        "from a frame's capture until the head shows it; 0: hop + 92 ms, or what a slower policy needs",
-        minimum=0,
-        maximum=5000,
-        read_only=True,
-    ),
-    Parameter(
-        "max_wait_ms",
-        60,
-        "how long a frame waits for a voice that is late",
-        minimum=0,
-        maximum=500,
-        read_only=True,
-    ),
-    Parameter("head_frame", "head", "frame of the head pose (REP-105)", read_only=True),
-    Parameter(
-        "stamp",
-        "timeline",
-        "trajectories' stamps: the sound's time, or zero for clocks that differ",
-        choices=("timeline", "zero"),
-    ),
-    Parameter(
-        "audio_message_type",
-        AUTO,
-        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
-        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
-        read_only=True,
-    ),
-    Parameter(
-        "audio_rate",
-        16000,
-        "Hz, for audio messages that do not tell it",
-        minimum=8000,
-        maximum=48000,
-        read_only=True,
-    ),
-    Parameter(
-        "audio_channels",
-        1,
-        "channels, for audio messages that do not tell them",
-        minimum=1,
-        maximum=255,
-        read_only=True,
-    ),
-    Parameter(
-        "audio_encoding",
-        "S16LE",
-        "encoding, for audio messages that do not tell it",
-        read_only=True,
-    ),
-    Parameter(
-        "audio_reliability",
-        "best_effort",
-        "QoS of the audio subscriptions",
-        choices=("best_effort", "reliable"),
-        read_only=True,
-    ),
-    Parameter("autostart", True, "configure and activate without a lifecycle manager", read_only=True),
-)
 
 
 class HeadNode(LifecycleNode):
@@ -221,7 +94,7 @@ class HeadNode(LifecycleNode):
         self._begin_conversation()
         result = super().on_activate(state)
         self._stopping.clear()
-        self._playout.start()
+        self._body.start()
         self._hop_thread = threading.Thread(target=self._hear_and_move, name="hops")
         self._hop_thread.start()
         self.get_logger().info(
@@ -231,8 +104,6 @@ class HeadNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_threads()
-        if self._planner_started:
-            self._publish_trajectory(self._planner.halt(self._now_ns()), self._now_ns())
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -258,7 +129,10 @@ class HeadNode(LifecycleNode):
         self._hop_frames = frames_in_hop(self._policy, p.predict_by, p.hop_frames, choose_device(p.device))
         self._stepper = make_stepper(self._policy, p.device, p.seed, p.temperature, p.precision, self._hop_frames)
         self._profile = RobotProfile.load(p.robot)
-        self._retargeter = Retargeter(self._profile)
+        if p.command == "joint_trajectory":
+            self._profile = self._profile.taking_trajectories()
+        if self._profile.command.kind == "joint_angles_with_speed":
+            joint_angles_class()  # refuses here where its package is not installed
         self._message_type = audio_message_type(p.audio_message_type).name
         self._message_class = import_message_class(self._message_type)
         self._audio_format = AudioFormat(p.audio_rate, p.audio_channels, p.audio_encoding)
@@ -278,16 +152,16 @@ class HeadNode(LifecycleNode):
         """
         conversation = self._new_conversation()
         silence = np.zeros(FRAME_SAMPLES, np.float32)
-        planner = TrajectoryPlanner(self._profile, self._hop_frames)
-        planner.resume(self._retargeter.joints(np.zeros(3))[0])
+        retargeter, planner = Retargeter(self._profile), TrajectoryPlanner(self._profile, self._hop_frames)
+        planner.resume(retargeter.joints(np.zeros(3))[0])
         taken_ms = []
         for i in range(max(30, 2 * self._hop_frames)):
             conversation.hear(Frame(i, i * FRAME_NS, silence, silence, False, False))
             start = time.perf_counter()
             if hop := conversation.draw():
-                targets = self._retargeter.joints(hop.motion[:, : len(HEAD_CHANNELS)])
-                trajectory = planner.plan(targets, hop.frames[0].stamp_ns, hop.frames[0].stamp_ns)
-                serialize_message(self._trajectory_message(trajectory, hop.frames[0].stamp_ns))
+                stamp_ns = hop.frames[0].stamp_ns
+                trajectory = planner.plan(retargeter.joints(hop.motion[:, : len(HEAD_CHANNELS)]), stamp_ns, stamp_ns)
+                serialize_message(trajectory_message(trajectory, self._profile.joint_names, stamp_ns))
                 taken_ms.append((time.perf_counter() - start) * 1e3)
                 self._stepper.settle()
         self._stepper.reset()
@@ -298,9 +172,7 @@ class HeadNode(LifecycleNode):
         return Conversation(self._stepper, segmenter, self._hop_frames)
 
     def _make_publishers(self) -> None:
-        self._trajectories = self.create_lifecycle_publisher(JointTrajectory, self._profile.command.topic, 10)
-        self._blendshapes = self.create_lifecycle_publisher(JointState, "~/blendshapes", 10)
-        self._poses = self.create_lifecycle_publisher(QuaternionStamped, "~/head_pose", 10)
+        self._body = Body(self, self._profile, self._settings, self._hop_frames, self._playout_delay_ns)
         self._speaking = {
             party: self.create_lifecycle_publisher(Bool, f"{party}/is_speaking", LATCHED) for party in (SELF, PARTNER)
         }
@@ -312,7 +184,6 @@ class HeadNode(LifecycleNode):
         self._pairing = threading.Condition()
         self._pairer = FramePairer(max_wait_ms=self._settings.max_wait_ms)
         self._partner_face = PartnerFace()
-        self._playout = Playout(self._now_ns, self._show)
         self._stopping = threading.Event()
         reliability = ReliabilityPolicy[self._settings.audio_reliability.upper()]
         qos = QoSProfile(depth=100, reliability=reliability)
@@ -330,9 +201,8 @@ class HeadNode(LifecycleNode):
         self._inputs += [
             self.create_subscription(JointState, "partner/blendshapes", self._see_face, qos),
             self.create_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos),
-            self.create_subscription(JointState, "joint_states", self._feel_joints, qos),
         ]
-        self._timer = self.create_timer(1.0, self._report)
+        self._timers = [self.create_timer(1.0, self._report), self.create_timer(0.05, self._watch)]
 
     def _begin_conversation(self) -> None:
         p = self._settings
@@ -340,36 +210,28 @@ class HeadNode(LifecycleNode):
         self._conversation = self._new_conversation()
         with self._pairing:
             self._pairer = FramePairer(max_wait_ms=p.max_wait_ms)
-        self._planner = TrajectoryPlanner(self._profile, self._hop_frames)
-        self._planner_started = False
-        self._joint_positions: dict[str, float] = {}
+        self._busy_since_ns: int | None = None
         self._statistics = HopStatistics()
         self._said: dict[str, object] = {}
 
     def _release(self) -> None:
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self.destroy_timer(self._timer)
-        for publisher in (
-            *self._speaking.values(),
-            self._trajectories,
-            self._blendshapes,
-            self._poses,
-            self._floors,
-            self._turns,
-            self._diagnostics,
-        ):
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        for publisher in (*self._speaking.values(), self._floors, self._turns, self._diagnostics):
             self.destroy_publisher(publisher)
+        self._body.destroy()
 
     def _stop_threads(self) -> None:
         if self._hop_thread is None:
             return
         self._stopping.set()
+        self._body.stop()  # before the hop thread ends: a policy that does not answer must not keep the head moving
         with self._pairing:
             self._pairing.notify()
         self._hop_thread.join()
         self._hop_thread = None
-        self._playout.stop()
 
     # In: the executor's thread
 
@@ -407,10 +269,6 @@ class HeadNode(LifecycleNode):
         with self._pairing:
             self._partner_face.push_pose(self._stamp_ns(message.header), (q.x, q.y, q.z, q.w))
 
-    def _feel_joints(self, message: JointState) -> None:
-        if not self._planner_started:
-            self._joint_positions |= zip(message.name, message.position, strict=False)
-
     def _stamp_ns(self, header) -> int:
         return Time.from_msg(header.stamp).nanoseconds or self._now_ns()
 
@@ -427,80 +285,53 @@ class HeadNode(LifecycleNode):
     def _hear_and_move(self) -> None:
         try:
             while not self._stopping.is_set():
-                for frame in self._next_frames():
+                frames = self._next_frames()
+                self._busy_since_ns = self._now_ns() if frames else None
+                for frame in frames:
                     self._conversation.hear(frame)
                 if hop := self._conversation.draw():
                     self._move(hop)
                     self._stepper.settle()
+                self._busy_since_ns = None
         except Exception as error:
             # The head comes to rest by its last trajectory; the executor's thread ends the process with this error.
             self._failure = error
 
     def _next_frames(self) -> list[Frame]:
-        """Wait for the next frames of both voices, with the partner's face as it was then."""
+        """The next frames of both voices, with the partner's face as it was then; none where none come for a while."""
         with self._pairing:
             frames = self._pairer.poll(self._now_ns())
-            while not frames and not self._stopping.is_set():
+            if not frames and not self._stopping.is_set():
                 self._pairing.wait(self._wait_s())
                 frames = self._pairer.poll(self._now_ns())
-            return [replace(f, partner_motion=self._partner_face.at(f.stamp_ns + FRAME_NS)) for f in frames]
+            nothing_heard_yet = self._pairer.next_deadline_ns() is None
+            frames = [replace(f, partner_motion=self._partner_face.at(f.stamp_ns + FRAME_NS)) for f in frames]
+        if nothing_heard_yet:
+            self._body.idle()
+        return frames
 
     def _wait_s(self) -> float:
         deadline_ns = self._pairer.next_deadline_ns()
         if deadline_ns is None:
-            return 0.5
+            return 0.02  # until the first sound the head shows idle life, which is due every hop
         # Simulated time may run at any rate: look again soon.
         longest = 0.005 if self._simulated_time else 0.5
         return min(max((deadline_ns - self._now_ns()) * 1e-9, 0.0005), longest)
 
     def _move(self, hop: Hop) -> None:
         first_due_ns = hop.frames[0].stamp_ns + self._playout_delay_ns
-        if not self._planner_started:
-            self._planner.resume(self._present_position())
-            self._planner_started = True
-        targets = self._retargeter.joints(hop.motion[:, : len(HEAD_CHANNELS)], self._settings.intensity)
-        trajectory = self._planner.plan(targets, first_due_ns, self._now_ns())
-        self._publish_trajectory(trajectory, hop.heard_until_ns)
+        self._body.show(
+            [frame.stamp_ns for frame in hop.frames],
+            hop.motion,
+            heard=[frame.own_heard or frame.partner_heard for frame in hop.frames],
+            quiet=[update.floor is Floor.NOBODY for update in hop.updates],
+            rests_on_ns=hop.heard_until_ns,
+        )
         published_ns = self._now_ns()
         self._statistics.add(hop, published_ns, missed=published_ns > first_due_ns - FRAME_NS)
         self._announce(hop)
-        for frame, motion in zip(hop.frames, hop.motion, strict=True):
-            self._playout.put(frame.stamp_ns + self._playout_delay_ns, (frame.stamp_ns, motion))
-
-    def _present_position(self) -> np.ndarray:
-        """Where `joint_states` has the head, or straight ahead where nothing is known."""
-        if missing := [name for name in self._profile.joint_names if name not in self._joint_positions]:
-            self.get_logger().warning(
-                f"joint_states has not told {', '.join(missing)} yet; taking the head to look straight ahead"
-            )
-        straight = dict(zip(self._profile.joint_names, self._retargeter.joints(np.zeros(3))[0], strict=True))
-        return np.array([self._joint_positions.get(name, straight[name]) for name in self._profile.joint_names])
 
     # Out
-
-    def _publish_trajectory(self, trajectory: Trajectory, stamp_ns: int) -> None:
-        self._trajectories.publish(self._trajectory_message(trajectory, stamp_ns))
-
-    def _trajectory_message(self, trajectory: Trajectory, stamp_ns: int) -> JointTrajectory:
-        """Points from now on; `stamp_ns` is the time that time_from_start counts from."""
-        if self._settings.stamp == "zero":
-            stamp_ns = self._now_ns()
-        message = JointTrajectory(joint_names=list(self._profile.joint_names))
-        if self._settings.stamp != "zero":
-            message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
-        ahead = trajectory.times_ns > stamp_ns
-        rows = zip(
-            (trajectory.times_ns[ahead] - stamp_ns).tolist(),
-            trajectory.positions[ahead].tolist(),
-            trajectory.velocities[ahead].tolist(),
-            trajectory.accelerations[ahead].tolist(),
-            strict=True,
-        )
-        for time_ns, positions, velocities, accelerations in rows:
-            point = JointTrajectoryPoint(positions=positions, velocities=velocities, accelerations=accelerations)
-            point.time_from_start.sec, point.time_from_start.nanosec = divmod(time_ns, 10**9)
-            message.points.append(point)
-        return message
 
     def _announce(self, hop: Hop) -> None:
         """Speaking and floor when they change, and every new turn."""
@@ -524,18 +355,10 @@ class HeadNode(LifecycleNode):
             self._said[what] = message.data
             publisher.publish(message)
 
-    def _show(self, shown: tuple[int, np.ndarray]) -> None:
-        """Head pose and blendshapes of one frame, stamped with its capture."""
-        stamp_ns, motion = shown
-        stamp = Time(nanoseconds=stamp_ns).to_msg()
-        pose = QuaternionStamped()
-        pose.header.stamp, pose.header.frame_id = stamp, self._settings.head_frame
-        q = pose.quaternion
-        q.x, q.y, q.z, q.w = quaternion_from_rpy(motion[None, : len(HEAD_CHANNELS)])[0].tolist()
-        face = JointState(name=list(ARKIT_BLENDSHAPES), position=motion[len(HEAD_CHANNELS) :].tolist())
-        face.header.stamp, face.header.frame_id = stamp, self._settings.head_frame
-        self._poses.publish(pose)
-        self._blendshapes.publish(face)
+    def _watch(self) -> None:
+        """Halt the head when the policy does not answer, many times a second."""
+        if self._hop_thread is not None:
+            self._body.watch(self._busy_since_ns)
 
     def _report(self) -> None:
         """Diagnostics, once a second while active."""
@@ -563,6 +386,7 @@ class HeadNode(LifecycleNode):
         }  # fmt: skip
         trouble = [said for said in (self._stepper.fallback, self._stepper.limitation) if said]
         statuses.append(("policy", bool(trouble), "; ".join(trouble) or "running", policy))
+        statuses.append(self._body.status())
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         for name, warn, said, values in statuses:

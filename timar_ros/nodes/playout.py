@@ -28,6 +28,7 @@ class Playout:
         self._running = False
 
     def start(self) -> None:
+        self.clear()
         self._running = True
         self._thread = threading.Thread(target=self._run, name="playout")
         self._thread.start()
@@ -36,6 +37,11 @@ class Playout:
         with self._changed:
             self._items.append((due_ns, item))
             self._changed.notify()
+
+    def clear(self) -> None:
+        """Drop what is not due yet."""
+        with self._changed:
+            self._items.clear()
 
     def stop(self) -> None:
         """Drop what is not due yet and end the thread."""

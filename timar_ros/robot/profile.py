@@ -3,11 +3,12 @@
 A profile is a YAML file. Those that come with the package lie in `config/robots/`; `generic.yaml`
 there shows and explains every key. A new robot is a new file, no code, as long as its head is a
 chain of one to three joints about different axes and takes a kind of command in `COMMAND_KINDS`.
+docs/robots.md says how to write one; `timar robot check FILE` explains one and finds what is wrong.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ import numpy as np
 import yaml
 
 from timar_ros.errors import TimarError
+from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.resources import share_path
 
 AXES = ("roll", "pitch", "yaw")
-COMMAND_KINDS = ("joint_trajectory",)
+# How necks take commands: trajectory_msgs/JointTrajectory of a joint_trajectory_controller,
+# std_msgs/Float64MultiArray of a forward_command_controller, naoqi_bridge_msgs/JointAnglesWithSpeed.
+COMMAND_KINDS = ("joint_trajectory", "forward_command", "joint_angles_with_speed")
+# Faces: as above, or sensor_msgs/JointState with names and positions, as many servo drivers take it.
+FACE_COMMAND_KINDS = ("joint_trajectory", "forward_command", "joint_state")
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,12 @@ class Joint:
 
 @dataclass(frozen=True)
 class Command:
-    """How the head takes commands: one of `COMMAND_KINDS`, the topic, and what else that needs."""
+    """How the head takes commands: one of `COMMAND_KINDS`, the topic, and what else that needs.
+
+    `options` holds, of joint_trajectory, `stamp` where it is given (timeline or zero); of the other kinds
+    `rate_hz`, how often positions are sent, and `order`, the joints in the order of the message; of
+    joint_angles_with_speed `full_speed`, the rad/s of each joint that a speed of 1 stands for.
+    """
 
     kind: str
     topic: str
@@ -58,13 +69,38 @@ class Command:
 
 
 @dataclass(frozen=True)
+class FaceJoint:
+    """One servo of the face: position = rest + sum of rad per unit of weight * blendshape's weight, in rad."""
+
+    name: str
+    limits: JointLimits
+    blendshapes: Mapping[str, float]
+    rest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face that moves: its servos in the order of the command's message."""
+
+    joints: tuple[FaceJoint, ...]
+    command: Command
+
+
+@dataclass(frozen=True)
 class RobotProfile:
-    """One robot's head. `joints` are in chain order, from the base to the head."""
+    """One robot's head. `joints` are in chain order, from the base to the head.
+
+    Gaze targets are given in `base_frame`, the link that the neck stands on; `pivot` is the place in it, m, that the
+    head turns about.
+    """
 
     name: str
     joints: tuple[Joint, ...]
     command: Command
     description: str = ""
+    face: Face | None = None
+    base_frame: str = "base_link"
+    pivot: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -80,6 +116,20 @@ class RobotProfile:
     def upper(self) -> np.ndarray:
         """[J] rad, highest positions."""
         return np.array([joint.limits.upper for joint in self.joints])
+
+    def with_limits(self, limits: Mapping[str, JointLimits]) -> "RobotProfile":
+        """The same robot with other limits of the joints that are named, in neck and face."""
+        joints = tuple(replace(joint, limits=limits.get(joint.name, joint.limits)) for joint in self.joints)
+        face = self.face
+        if face is not None:
+            face = replace(face, joints=tuple(replace(j, limits=limits.get(j.name, j.limits)) for j in face.joints))
+        return replace(self, joints=joints, face=face)
+
+    def taking_trajectories(self) -> "RobotProfile":
+        """The same robot, its neck commanded by joint trajectories, as a simulated head takes them for any robot."""
+        if self.command.kind == "joint_trajectory":
+            return self
+        return replace(self, command=Command("joint_trajectory", "head_controller/joint_trajectory"))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "RobotProfile":
@@ -107,7 +157,7 @@ class RobotProfile:
             TimarError: a key is missing, unknown or holds what it must not.
         """
         top = _Section(content, source)
-        top.allow("name", "description", "command", "joints")
+        top.allow("name", "description", "base_frame", "pivot", "command", "joints", "face")
         entries = top.get("joints")
         if not isinstance(entries, list) or not 1 <= len(entries) <= len(AXES):
             raise TimarError(
@@ -122,12 +172,21 @@ class RobotProfile:
                     f"{source}: joints have the {what} {', '.join(values)}; expected each {what} "
                     f"once. Give every joint its own {what}."
                 )
+        names = tuple(joint.name for joint in joints)
         return cls(
             name=top.text("name"),
             joints=joints,
-            command=_command(_Section(top.get("command"), f"{source}: command")),
+            command=_command(top.section("command"), COMMAND_KINDS, names),
             description=top.text("description", default=""),
+            face=_face(top.section("face"), names) if top.content.get("face") is not None else None,
+            base_frame=top.text("base_frame", default="base_link"),
+            pivot=top.place_in_space("pivot"),
         )
+
+
+def profile_names() -> list[str]:
+    """The robots that come with the package."""
+    return sorted(file.stem for file in Path(share_path("config", "robots")).glob("*.yaml"))
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -139,7 +198,7 @@ def _find(name_or_path: str | Path) -> Path:
     folder = Path(share_path("config", "robots"))
     found = folder / f"{name_or_path}.yaml"
     if not found.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+        known = ", ".join(profile_names()) or "none"
         raise TimarError(
             f"There is no robot profile named {str(name_or_path)!r}; expected one of: {known}, or "
             "the path of a YAML file. Choose one, or write a file after generic.yaml."
@@ -185,16 +244,25 @@ class _Section:
             )
         return value
 
+    def place_in_space(self, key: str) -> tuple[float, float, float]:
+        value = self.content.get(key, [0.0, 0.0, 0.0])
+        if not isinstance(value, list) or len(value) != 3 or not all(_is_number(v) for v in value):
+            raise TimarError(f"{self.place}: {key} is {value!r}; expected [x, y, z] in m. Write three numbers.")
+        return tuple(float(v) for v in value)
+
     def number(self, key: str, default: float | None = None, positive: bool = False) -> float:
         value = self.get(key) if default is None else self.content.get(key, default)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or (positive and value <= 0):
+        if not _is_number(value) or (positive and value <= 0):
             wanted = "a number above 0" if positive else "a finite number"
             raise TimarError(f"{self.place}: {key} is {value!r}; expected {wanted} (in rad and seconds). Correct it.")
         return float(value)
 
     def section(self, key: str) -> "_Section":
         return _Section(self.get(key), f"{self.place}: {key}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _joint(section: _Section) -> Joint:
@@ -207,9 +275,20 @@ def _joint(section: _Section) -> Joint:
             f"{section.place}: sign is {sign:g}; expected 1 or -1. "
             "Put the direction into sign and any factor into gain."
         )
-    limits = section.section("limits")
-    limits.allow("position", "velocity", "acceleration", "jerk")
-    position = limits.section("position")
+    limits = _limits(section.section("limits"))
+    return Joint(
+        name=name,
+        axis=section.choice("axis", AXES),
+        sign=sign,
+        gain=section.number("gain", default=1.0, positive=True),
+        offset=_within(section, "offset", limits, "where the head looks straight ahead"),
+        limits=limits,
+    )
+
+
+def _limits(section: _Section) -> JointLimits:
+    section.allow("position", "velocity", "acceleration", "jerk")
+    position = section.section("position")
     position.allow("min", "max")
     lower, upper = position.number("min"), position.number("max")
     if lower >= upper:
@@ -217,28 +296,88 @@ def _joint(section: _Section) -> Joint:
             f"{position.place}: min is {lower:g} and max is {upper:g} rad; expected min below max. "
             "Exchange or correct them."
         )
-    offset = section.number("offset", default=0.0)
-    if not lower <= offset <= upper:
-        raise TimarError(
-            f"{section.place}: offset is {offset:g} rad; expected a position within {lower:g} to "
-            f"{upper:g} rad, as it is where the head looks straight ahead. Correct it."
-        )
-    return Joint(
-        name=name,
-        axis=section.choice("axis", AXES),
-        sign=sign,
-        gain=section.number("gain", default=1.0, positive=True),
-        offset=offset,
-        limits=JointLimits(
-            lower=lower,
-            upper=upper,
-            velocity=limits.number("velocity", positive=True),
-            acceleration=limits.number("acceleration", positive=True),
-            jerk=limits.number("jerk", positive=True),
-        ),
+    return JointLimits(
+        lower=lower,
+        upper=upper,
+        velocity=section.number("velocity", positive=True),
+        acceleration=section.number("acceleration", positive=True),
+        jerk=section.number("jerk", positive=True),
     )
 
 
-def _command(section: _Section) -> Command:
-    options = {k: v for k, v in section.content.items() if k not in ("kind", "topic")}
-    return Command(kind=section.choice("kind", COMMAND_KINDS), topic=section.text("topic"), options=options)
+def _within(section: _Section, key: str, limits: JointLimits, what: str) -> float:
+    position = section.number(key, default=0.0)
+    if not limits.lower <= position <= limits.upper:
+        raise TimarError(
+            f"{section.place}: {key} is {position:g} rad; expected a position within {limits.lower:g} to "
+            f"{limits.upper:g} rad, as it is {what}. Correct it."
+        )
+    return position
+
+
+def _command(section: _Section, kinds: tuple[str, ...], joints: tuple[str, ...]) -> Command:
+    kind, topic = section.choice("kind", kinds), section.text("topic")
+    if kind == "joint_trajectory":
+        section.allow("kind", "topic", "stamp")
+        options = {"stamp": section.choice("stamp", ("timeline", "zero"))} if "stamp" in section.content else {}
+        return Command(kind, topic, options)
+    if kind == "joint_state":
+        section.allow("kind", "topic")
+        return Command(kind, topic)
+    options = {"rate_hz": section.number("rate_hz", default=_RATE_HZ[kind], positive=True)}
+    options["order"] = tuple(section.content.get("order") or joints)
+    if sorted(map(str, options["order"])) != sorted(joints):
+        raise TimarError(
+            f"{section.place}: order is {', '.join(map(str, options['order']))}; expected each of "
+            f"{', '.join(joints)} once, in the order in which the controller lists its joints."
+        )
+    if kind == "forward_command":
+        section.allow("kind", "topic", "rate_hz", "order")
+        return Command(kind, topic, options)
+    section.allow("kind", "topic", "rate_hz", "order", "full_speed")
+    speeds = section.section("full_speed")
+    speeds.allow(*joints)
+    options["full_speed"] = {joint: speeds.number(joint, positive=True) for joint in joints}
+    return Command(kind, topic, options)
+
+
+# A forward command controller jumps from one value to the next, so they come often; NAOqi plans between its own.
+_RATE_HZ = {"forward_command": 100.0, "joint_angles_with_speed": 25.0}
+
+
+def _face(section: _Section, neck: tuple[str, ...]) -> Face:
+    section.allow("command", "joints")
+    entries = section.get("joints")
+    if not isinstance(entries, list) or not entries:
+        raise TimarError(
+            f"{section.place}: joints holds {entries!r}; expected a list of the face's servos. "
+            "List them, or leave face out for a robot without one."
+        )
+    joints = tuple(_face_joint(_Section(e, f"{section.place}: joint {i}")) for i, e in enumerate(entries))
+    names = tuple(joint.name for joint in joints)
+    if doubled := sorted({name for name in names if (*neck, *names).count(name) > 1}):
+        raise TimarError(
+            f"{section.place}: the joint {', '.join(doubled)} is named twice in neck and face; expected each once. "
+            "Remove one."
+        )
+    return Face(joints, _command(section.section("command"), FACE_COMMAND_KINDS, names))
+
+
+def _face_joint(section: _Section) -> FaceJoint:
+    section.allow("name", "rest", "limits", "blendshapes")
+    name = section.text("name")
+    section.place += f" ({name})"
+    weights = section.section("blendshapes")
+    unknown = sorted(map(str, set(weights.content) - set(ARKIT_BLENDSHAPES)))
+    if unknown:
+        raise TimarError(
+            f"{weights.place}: {', '.join(unknown)} is no ARKit blendshape; expected names such as jawOpen, "
+            "eyeBlinkLeft or browInnerUp (timar_ros/motion/channels.py lists all 52). Correct it."
+        )
+    limits = _limits(section.section("limits"))
+    return FaceJoint(
+        name,
+        limits,
+        {shape: weights.number(shape) for shape in weights.content},
+        _within(section, "rest", limits, "where the servo rests"),
+    )

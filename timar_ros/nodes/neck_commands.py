@@ -1,0 +1,147 @@
+"""Messages that command a neck: whole trajectories, or positions one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.time import Time
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from timar_ros.motion.trajectory import Trajectory
+from timar_ros.robot.command_timing import NO_SOUND
+from timar_ros.robot.commands import PlainValues, joint_angles_class
+from timar_ros.robot.profile import Command
+
+# So many positions are sent late rather than left out, so that the steps between them stay what was planned.
+MOST_LATE = 5
+
+
+class TrajectoryCommands:
+    """Sends each trajectory as it is planned."""
+
+    def __init__(self, node: LifecycleNode, command: Command, joints: Sequence[str], stamp_zero: Callable[[], bool]):
+        self._node = node
+        self._joints = list(joints)
+        self._always_zero = command.options.get("stamp") == "zero"
+        self._stamp_zero = stamp_zero
+        self.publisher = node.create_lifecycle_publisher(JointTrajectory, command.topic, 10)
+
+    def send(self, trajectory: Trajectory, rests_on_ns: int | None) -> None:
+        """Publish it, stamped with the newest sample that it rests on, if any."""
+        now_ns = self._node.get_clock().now().nanoseconds
+        zero = self._always_zero or self._stamp_zero()
+        message = trajectory_message(trajectory, self._joints, now_ns if zero or rests_on_ns is None else rests_on_ns)
+        if zero:
+            message.header.stamp = Time().to_msg()
+        if rests_on_ns is None:
+            message.header.frame_id = NO_SOUND
+        self.publisher.publish(message)
+
+    def start(self) -> None:
+        """Nothing to start: the controller interpolates."""
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+
+class PositionCommands:
+    """Sends what is planned for each instant of a steady grid of times, until the head is at rest.
+
+    On the grid, so that a receiver that knows the rate knows the motion: the time of arrival jitters.
+    """
+
+    # A simulated clock may run at any rate and may jump: never sleep longer than this.
+    LONGEST_SLEEP_S = 0.02
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        command: Command,
+        joints: Sequence[str],
+        planned: Callable[[int], np.ndarray | None],
+    ) -> None:
+        """`planned(time_ns)` is the state [3, J] for a time, None where there is nothing to send."""
+        self._node = node
+        self._planned = planned
+        self._values = PlainValues(command, joints)
+        self._period_ns = round(1e9 / command.options["rate_hz"])
+        # A position controller goes to where the head is to be now, NAOqi to where it is to be by the next message.
+        self._angles = command.kind == "joint_angles_with_speed"
+        self._type = joint_angles_class() if self._angles else Float64MultiArray
+        self.publisher = node.create_lifecycle_publisher(self._type, command.topic, 10)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._running = False
+
+    def send(self, trajectory: Trajectory, rests_on_ns: int | None) -> None:
+        """There is new motion: what `planned` tells has changed."""
+        with self._changed:
+            self._changed.notify()
+
+    def start(self) -> None:
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name="positions")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End once the head is at rest."""
+        if self._thread is None:
+            return
+        with self._changed:
+            self._running = False
+            self._changed.notify()
+        self._thread.join()
+        self._thread = None
+
+    def _run(self) -> None:
+        sent_ns = 0
+        while True:
+            now_ns = self._node.get_clock().now().nanoseconds
+            due_ns = sent_ns + self._period_ns
+            if abs(now_ns - due_ns) > MOST_LATE * self._period_ns:
+                due_ns = now_ns // self._period_ns * self._period_ns
+            state = self._planned(due_ns + self._period_ns if self._angles else due_ns)
+            with self._changed:
+                if state is None:
+                    if not self._running:
+                        return
+                    self._changed.wait(self.LONGEST_SLEEP_S)
+                    continue
+                if due_ns > now_ns:
+                    self._changed.wait(min((due_ns - now_ns) * 1e-9, self.LONGEST_SLEEP_S))
+                    continue
+            self.publisher.publish(self._message(state, due_ns))
+            sent_ns = due_ns
+
+    def _message(self, state: np.ndarray, time_ns: int):
+        positions = self._values.positions(state)
+        if not self._angles:
+            return Float64MultiArray(data=positions)
+        message = self._type(
+            joint_names=self._values.names, joint_angles=positions, speed=self._values.speed(state), relative=0
+        )
+        message.header.stamp = Time(nanoseconds=time_ns).to_msg()
+        return message
+
+
+def trajectory_message(trajectory: Trajectory, joint_names: Sequence[str], stamp_ns: int) -> JointTrajectory:
+    """Points after `stamp_ns`, which is the time that time_from_start counts from."""
+    message = JointTrajectory(joint_names=list(joint_names))
+    message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
+    ahead = trajectory.times_ns > stamp_ns
+    rows = zip(
+        (trajectory.times_ns[ahead] - stamp_ns).tolist(),
+        trajectory.positions[ahead].tolist(),
+        trajectory.velocities[ahead].tolist(),
+        trajectory.accelerations[ahead].tolist(),
+        strict=True,
+    )
+    for time_ns, positions, velocities, accelerations in rows:
+        point = JointTrajectoryPoint(positions=positions, velocities=velocities, accelerations=accelerations)
+        point.time_from_start.sec, point.time_from_start.nanosec = divmod(time_ns, 10**9)
+        message.points.append(point)
+    return message

@@ -1,0 +1,42 @@
+"""Servos of a face: from blendshapes to their positions, within their limits."""
+
+import numpy as np
+import ruckig
+
+from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.rates import FRAME_S
+from timar_ros.robot.profile import Face
+
+
+class FaceServos:
+    """Follows blendshapes frame after frame, by Ruckig within position, speed, acceleration and jerk of each servo."""
+
+    def __init__(self, face: Face) -> None:
+        self._map = np.array([[j.blendshapes.get(shape, 0.0) for shape in ARKIT_BLENDSHAPES] for j in face.joints])
+        self._rest = np.array([j.rest for j in face.joints])
+        limits = [j.limits for j in face.joints]
+        self._lower = np.array([limit.lower for limit in limits])
+        self._upper = np.array([limit.upper for limit in limits])
+        self._ruckig = ruckig.Ruckig(len(limits), FRAME_S)
+        self._next = ruckig.OutputParameter(len(limits))
+        self._now = ruckig.InputParameter(len(limits))
+        # Each servo by itself: a slow one does not hold back the others.
+        self._now.synchronization = ruckig.Synchronization.No
+        self._now.current_position = self._rest.tolist()
+        self._now.max_velocity = [limit.velocity for limit in limits]
+        self._now.max_acceleration = [limit.acceleration for limit in limits]
+        self._now.max_jerk = [limit.jerk for limit in limits]
+        self._target = self._rest
+
+    def targets(self, weights: np.ndarray) -> np.ndarray:
+        """[J] rad, positions for `weights` [52], within the range; where they are not finite, those before."""
+        wanted = np.clip(self._rest + self._map @ weights, self._lower, self._upper)
+        self._target = np.where(np.isfinite(wanted), wanted, self._target)
+        return self._target
+
+    def step(self, weights: np.ndarray) -> np.ndarray:
+        """[J] rad, where the servos are to be a frame later."""
+        self._now.target_position = self.targets(weights).tolist()
+        if self._ruckig.update(self._now, self._next) in (ruckig.Result.Working, ruckig.Result.Finished):
+            self._next.pass_to_input(self._now)
+        return np.clip(self._now.current_position, self._lower, self._upper)

@@ -9,6 +9,7 @@ whether any motion keeps the limits. Ruckig itself does not limit position: the 
 is checked here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,11 +97,47 @@ class JerkMotion:
         return positions[(t_p > 0) & (t_p < dt)], velocities[(t_v > 0) & (t_v < dt)]
 
 
+def steps_within_limits(
+    limiters: Sequence["JointLimiter"], state: np.ndarray, times_ns: np.ndarray, jerks: np.ndarray
+) -> np.ndarray:
+    """For how many of its first steps each of many motions keeps the limits: `JointLimiter.keeps_limits` at once.
+
+    Args:
+        limiters: [J] of the joints.
+        state: [3, J] to start in.
+        times_ns: [m + 1] the ends of the steps.
+        jerks: [T, m, J] of T motions.
+
+    Returns:
+        [T, J]
+    """
+    lower, upper, velocity, acceleration, jerk = np.array([limiter.bounds for limiter in limiters]).T
+    lower, upper = np.minimum(lower, state[0]), np.maximum(upper, state[0])
+    dt = (np.diff(times_ns) * 1e-9)[:, None]
+    a = state[2] + np.cumsum(jerks * dt, axis=1)
+    a0 = a - jerks * dt
+    v = state[1] + np.cumsum((jerks * dt / 2 + a0) * dt, axis=1)
+    v0 = v - (jerks * dt / 2 + a0) * dt
+    p = state[0] + np.cumsum(((jerks * dt / 3 + a0) * dt / 2 + v0) * dt, axis=1)
+    p0 = p - ((jerks * dt / 3 + a0) * dt / 2 + v0) * dt
+    broken = (np.abs(jerks) > jerk) | (np.abs(a) > acceleration) | (np.abs(v) > velocity)
+    broken |= (p < lower - _ROUNDING) | (p > upper + _ROUNDING)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        turns = -a0 / jerks
+        broken |= (turns > 0) & (turns < dt) & (np.abs(v0 + a0 * turns / 2) > velocity)
+        q = -(a0 + np.copysign(np.sqrt(a0 * a0 - 2 * jerks * v0), a0))
+        for turns in (q / jerks, 2 * v0 / q):
+            reached = p0 + ((jerks * turns / 3 + a0) * turns / 2 + v0) * turns
+            outside = (reached < lower - _ROUNDING) | (reached > upper + _ROUNDING)
+            broken |= (turns > 0) & (turns < dt) & outside
+    first = np.where(broken.any(axis=1), broken.argmax(axis=1), len(times_ns) - 1)
+    return np.where((np.abs(state[2]) > acceleration) | (np.abs(state[1]) > velocity), 0, first)
+
+
 class JointLimiter:
     """Time-optimal motions of one joint within its limits; tells whether a motion keeps them."""
 
     def __init__(self, limits: JointLimits) -> None:
-        self._limits = limits
         self._ruckig = ruckig.Ruckig(1)
         self._trajectory = ruckig.Trajectory(1)
         self._velocity = limits.velocity * _SHARE
@@ -109,6 +146,12 @@ class JointLimiter:
         margin = _POSITION_MARGIN * (limits.upper - limits.lower)
         self.lowest_target = limits.lower + margin
         self.highest_target = limits.upper - margin
+        # Lower and upper position, velocity, acceleration, jerk, the latter three with what counts as rounding.
+        self.bounds = (
+            limits.lower,
+            limits.upper,
+            *(share * (1 + _ROUNDING) for share in (self._velocity, self._acceleration, self._jerk)),
+        )
 
     def keeps_limits(self, motion: JerkMotion) -> bool:
         """Whether the whole motion stays within all limits.
@@ -116,19 +159,19 @@ class JointLimiter:
         A joint that stands outside its range when the motion begins, as after being pushed, may
         come back from there, but go no further out.
         """
+        lower, upper, velocity, acceleration, jerk = self.bounds
         positions, velocities, accelerations = motion.states.T
         if (
-            np.abs(motion.jerks).max(initial=0.0) > self._jerk * (1 + _ROUNDING)
-            or np.abs(accelerations).max() > self._acceleration * (1 + _ROUNDING)
-            or np.abs(velocities).max() > self._velocity * (1 + _ROUNDING)
+            np.abs(motion.jerks).max(initial=0.0) > jerk
+            or np.abs(accelerations).max() > acceleration
+            or np.abs(velocities).max() > velocity
         ):
             return False
         turning_positions, turning_velocities = motion.turning_points()
-        if np.abs(turning_velocities).max(initial=0.0) > self._velocity * (1 + _ROUNDING):
+        if np.abs(turning_velocities).max(initial=0.0) > velocity:
             return False
         positions = np.concatenate([positions, turning_positions])
-        lower = min(self._limits.lower, positions[0])
-        upper = max(self._limits.upper, positions[0])
+        lower, upper = min(lower, positions[0]), max(upper, positions[0])
         return bool(lower - _ROUNDING <= positions.min() and positions.max() <= upper + _ROUNDING)
 
     def stop(self, state: np.ndarray, start_ns: int, min_duration_s: float = 0.0) -> JerkMotion | None:

@@ -40,35 +40,28 @@ def continuation(past: np.ndarray, frames: int) -> np.ndarray:
 class SmoothPath:
     """The smoothest paths over given steps of constant jerk through targets at given times."""
 
-    def __init__(self, knots_s: np.ndarray, due_s: np.ndarray) -> None:
+    def __init__(self, knots_s: np.ndarray, due_s: np.ndarray, taus_s: tuple[float, ...]) -> None:
         """
         Args:
             knots_s: [m + 1] s, rising from 0: where the jerk may change, and the end.
             due_s: [f] s within these: when each target is due.
+            taus_s: s, the smoothing time scales to find paths for.
         """
         since = np.maximum(due_s[:, None] - knots_s[None, :], 0.0) ** 3 / 6.0
-        self._response = since[:, :-1] - since[:, 1:]  # [f, m] position due to unit jerk
+        response = since[:, :-1] - since[:, 1:]  # [f, m] position due to unit jerk
         self._free = np.stack([np.ones_like(due_s), due_s, due_s**2 / 2.0], axis=1)
-        self._steps_s = np.diff(knots_s)
-        self._gains: dict[float, np.ndarray] = {}
+        back = response / (np.array(taus_s)[:, None, None] ** 6 / FRAME_S * np.diff(knots_s))
+        cost = back @ response.T + np.eye(len(due_s))
+        self._gain = np.linalg.solve(cost, back).transpose(0, 2, 1)  # [T, m, f]
 
-    def jerks(self, state: np.ndarray, targets: np.ndarray, tau_s: float) -> np.ndarray:
-        """The jerk in each step.
+    def jerks(self, state: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """The jerk in each step, for every time scale.
 
         Args:
-            state: [3] or [3, J] position, velocity, acceleration at time 0.
-            targets: [f] or [f, J] positions.
-            tau_s: s, smoothing time scale.
+            state: [3, J] position, velocity, acceleration at time 0.
+            targets: [f, J] positions.
 
         Returns:
-            [m] or [m, J]
+            [T, m, J]
         """
-        return self._gain(tau_s) @ (targets - self._free @ state)
-
-    def _gain(self, tau_s: float) -> np.ndarray:
-        """[m, f] jerk due to a unit of distance between targets and the motion without jerk."""
-        if tau_s not in self._gains:
-            back = (self._response / (tau_s**6 / FRAME_S * self._steps_s)).T
-            cost = self._response @ back + np.eye(len(self._response))
-            self._gains[tau_s] = np.linalg.solve(cost, back.T).T
-        return self._gains[tau_s]
+        return self._gain @ (targets - self._free @ state)

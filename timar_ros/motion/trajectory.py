@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from timar_ros.errors import TimarError
-from timar_ros.motion.limits import JerkMotion, JointLimiter
+from timar_ros.motion.limits import JerkMotion, JointLimiter, steps_within_limits
 from timar_ros.motion.smoothing import SmoothPath, continuation
 from timar_ros.rates import FRAME_NS
 from timar_ros.robot.profile import RobotProfile
@@ -47,6 +47,8 @@ _GUESSED_FRAMES = 6
 # By then the guessed motion has slowed down to rest.
 _GUESS_SETTLED_FRAMES = 50
 _GENTLE_STOP_S = 0.15
+# Ways in which hops lie in time; one that comes late has a way of its own.
+_PATHS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class TrajectoryPlanner:
         self._margin_ns = round(margin_ms * 1e6)
         self._ease_in_ns = max(round(ease_in_ms * 1e6), 1)
         self._motions: list[JerkMotion] = []
+        self._paths: dict[tuple[bytes, bytes], SmoothPath] = {}
 
     def resume(self, positions: np.ndarray) -> None:
         """Begin anew with the head at rest at `positions` [J] rad, as `joint_states` has them.
@@ -173,11 +176,13 @@ class TrajectoryPlanner:
         spare = _steps(window_end_ns, spare_end_ns, _STEP_NS)
         beyond = _steps(spare_end_ns, int(due_ns[-1]), FRAME_NS)
         knots_ns = np.concatenate([[join_ns], window, spare, beyond])
-        path = SmoothPath((knots_ns - join_ns) * 1e-9, (due_ns - join_ns) * 1e-9)
         spans = (len(window), len(window) + len(spare))
         state = self.at(join_ns)
+        jerks = self._path(knots_ns - join_ns, due_ns - join_ns).jerks(state, targets)[:, : spans[1]]
+        knots_ns = knots_ns[: spans[1] + 1]
+        within = steps_within_limits(self._limiters, state, knots_ns, jerks)
         motions = [
-            self._smooth(limiter, state[:, j], path, targets[:, j], knots_ns, spans)
+            self._smooth(limiter, state[:, j], knots_ns, jerks[:, :, j], within[:, j], spans)
             or self._approach(limiter, state[:, j], join_ns, last_target[j])
             or self._continued(j, join_ns)
             for j, limiter in enumerate(self._limiters)
@@ -249,13 +254,22 @@ class TrajectoryPlanner:
         ahead = due_ns - join_ns >= _SOONEST_NS
         return due_ns[ahead], targets[ahead]
 
+    def _path(self, knots_ns: np.ndarray, due_ns: np.ndarray) -> SmoothPath:
+        """The smooth paths over these times; hops that come in time all ask for the same."""
+        key = (knots_ns.tobytes(), due_ns.tobytes())
+        if key not in self._paths:
+            if len(self._paths) >= _PATHS_KEPT:
+                self._paths.clear()
+            self._paths[key] = SmoothPath(knots_ns * 1e-9, due_ns * 1e-9, _TAUS_S)
+        return self._paths[key]
+
     def _smooth(
         self,
         limiter: JointLimiter,
         state: np.ndarray,
-        path: SmoothPath,
-        targets: np.ndarray,
         knots_ns: np.ndarray,
+        jerks: np.ndarray,
+        within: np.ndarray,
         spans: tuple[int, int],
     ) -> JerkMotion | None:
         """The least smoothed motion of one joint that keeps the limits, if any does.
@@ -264,11 +278,10 @@ class TrajectoryPlanner:
         after the window as fast as it can.
         """
         window, spare = spans
-        for tau_s in _TAUS_S:
-            jerks = path.jerks(state, targets, tau_s)
+        for smoothed, kept in zip(jerks, within, strict=True):
             for steps, stop_s in ((spare, _GENTLE_STOP_S), (window, 0.0)):
-                moving = JerkMotion.integrate(state, knots_ns[: steps + 1], jerks[:steps])
-                if limiter.keeps_limits(moving):
+                if kept >= steps:
+                    moving = JerkMotion.integrate(state, knots_ns[: steps + 1], smoothed[:steps])
                     stop = limiter.stop(moving.states[-1], int(knots_ns[steps]), stop_s)
                     if stop is not None and limiter.keeps_limits(stop):
                         return moving.then(stop)

@@ -17,9 +17,11 @@ import ruckig
 
 from timar_ros.robot.profile import JointLimits
 
-# Share of each limit that is planned with: what rounding times to nanoseconds and leaving out
-# points closer than a few microseconds costs.
+# Share of each limit that is planned with: what rounding times to nanoseconds costs.
 _SHARE = 0.999
+# Of jerk: where a trajectory leaves out a point 20 us from another, the acceleration that a controller of 1 kHz
+# interpolates is off by up to 20 us of jerk at either end of a cycle.
+_JERK_SHARE = 0.96
 # Relative excess that counts as rounding, far inside the share held back above.
 _ROUNDING = 1e-6
 # Targets stay this share of the range away from its ends, as a path through them swings a little.
@@ -142,7 +144,7 @@ class JointLimiter:
         self._trajectory = ruckig.Trajectory(1)
         self._velocity = limits.velocity * _SHARE
         self._acceleration = limits.acceleration * _SHARE
-        self._jerk = limits.jerk * _SHARE
+        self._jerk = limits.jerk * _JERK_SHARE
         margin = _POSITION_MARGIN * (limits.upper - limits.lower)
         self.lowest_target = limits.lower + margin
         self.highest_target = limits.upper - margin

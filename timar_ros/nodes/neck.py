@@ -17,6 +17,10 @@ from timar_ros.robot.profile import RobotProfile
 
 # How long `joint_states` is waited for before the head is taken to look straight ahead.
 UNKNOWN_POSITION_S = 3.0
+# For so long after that it is watched whether the head follows; it does if it is off by no more than these.
+_CONFIRM_NS = 5_000_000_000
+_MISSED_RAD = 0.03
+_MISSED_S = 0.2
 # Where positions are sent one after the other, that at rest is sent a little longer, in case one is lost.
 _STANDS_NS = 50_000_000
 
@@ -61,10 +65,12 @@ class Neck:
     def feel(self, message: bytes) -> None:
         """Take the joints' positions from a serialised `joint_states`, which is read only where it is needed."""
         with self._lock:
+            now_ns = self._now_ns()
             # What comes while the head still brakes would be old by the time it is taken up.
-            if self._holding or self._now_ns() < self._free_ns:
+            if now_ns < self._free_ns or (self._holding and now_ns > self._confirm_until_ns):
                 return
             state = deserialize_message(message, JointState)
+            self._felt_ns = now_ns
             self._positions |= zip(state.name, state.position, strict=False)
 
     def use(self, profile: RobotProfile) -> None:
@@ -95,6 +101,7 @@ class Neck:
             if self._halted:
                 self._planner.ease_in()
                 self._halted = False
+            self._confirm()
             targets = self._retargeter.joints_for(rotations)
             self.commands.send(self._planner.plan(targets, first_due_ns, self._now_ns()), rests_on_ns)
             return True
@@ -125,6 +132,7 @@ class Neck:
         self._holding = False
         self._halted = False
         self._positions: dict[str, float] = {}
+        self._confirm_until_ns = 0
         self._waiting_since_ns = self._now_ns()
 
     def _equip(self, profile: RobotProfile) -> None:
@@ -149,7 +157,17 @@ class Neck:
         straight = dict(zip(names, self._retargeter.joints(np.zeros((1, 3)))[0], strict=True))
         self._planner.resume(np.array([self._positions.get(name, straight[name]) for name in names]))
         self._holding = True
+        self._confirm_until_ns = self._now_ns() + _CONFIRM_NS if not missing else 0
         return True
+
+    def _confirm(self) -> None:
+        """Take the head up anew where its controller has missed the first commands: it had not found this node yet."""
+        if self._now_ns() > self._confirm_until_ns:
+            return
+        felt = np.array([self._positions[name] for name in self._profile.joint_names])
+        position, velocity, _ = self._planner.at(self._felt_ns)
+        if (np.abs(felt - position) > _MISSED_RAD + _MISSED_S * np.abs(velocity)).any():
+            self._planner.resume(felt)
 
     def _planned(self, time_ns: int) -> np.ndarray | None:
         """[3, J] what is planned for a time; None once the head stands still."""

@@ -31,7 +31,8 @@ from timar_ros.robot.description import read_description, tightened
 from timar_ros.robot.profile import RobotProfile
 
 STALL_NS = 300_000_000
-"""Work on a hop that takes longer than this is a stall: the head halts. Motion that comes later is not shown."""
+"""Work on a hop that takes longer than this is a stall, unless the playout delay allows for more: the head halts.
+Motion that is due longer ago is not shown."""
 
 _CLOCK_LEAP_NS = 1_000_000_000
 
@@ -54,6 +55,7 @@ class Body:
         self._settings = settings
         self._hop_frames = hop_frames
         self._playout_delay_ns = playout_delay_ns
+        self._stall_ns = max(STALL_NS, playout_delay_ns - hop_frames * FRAME_NS)
         self._neck = Neck(node, profile, hop_frames, lambda: settings.stamp == "zero")
         self._playout = Playout(self._now_ns, self._show_frame)
         self._face = FaceCommands(node, profile.face) if profile.face else None
@@ -157,11 +159,11 @@ class Body:
 
     def watch(self, busy_since_ns: int | None) -> None:
         """Halt where the work on a hop, which began at `busy_since_ns`, takes too long; to be called often."""
-        if busy_since_ns is not None and not self._stalled and self._now_ns() - busy_since_ns > STALL_NS:
+        if busy_since_ns is not None and not self._stalled and self._now_ns() - busy_since_ns > self._stall_ns:
             self._stalled = True
             self._neck.halt()
             self._node.get_logger().error(
-                f"the policy has not answered for {STALL_NS / 1e9:g} s: the head halts until it does. "
+                f"the policy has not answered for {self._stall_ns / 1e9:g} s: the head halts until it does. "
                 "Use a faster device, or free this one"
             )
 

@@ -53,6 +53,13 @@ def generate_launch_description() -> LaunchDescription:
                 "installed; else auto takes std_msgs/msg/Int16MultiArray.",
             ),
             DeclareLaunchArgument(
+                "command",
+                default_value="profile",
+                choices=["profile", "joint_trajectory"],
+                description="How the neck is commanded: as its profile says, or by joint trajectories, which a "
+                "simulated head takes for any robot.",
+            ),
+            DeclareLaunchArgument(
                 "controller",
                 default_value="head_controller",
                 description="Joint trajectory controller of the neck: commands go to its topic "
@@ -117,7 +124,13 @@ def _nodes(context) -> list:
         name="head",
         parameters=[
             value("params_file"),
-            given | clock | {"audio_message_type": audio_type, "autostart": value("autostart") == "true"},
+            given
+            | clock
+            | {
+                "audio_message_type": audio_type,
+                "command": value("command"),
+                "autostart": value("autostart") == "true",
+            },
         ],
         remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
         **common,

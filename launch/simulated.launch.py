@@ -4,7 +4,7 @@
     ros2 launch timar_ros simulated.launch.py self_file:=a.wav partner_file:=b.wav bag:=my_bag
     ros2 launch timar_ros simulated.launch.py microphone:=partner      # talk to it yourself
 
-Every argument of head.launch.py may be given as well.
+Every argument of head.launch.py and rviz.launch.py may be given as well.
 """
 
 import time
@@ -40,18 +40,13 @@ def generate_launch_description() -> LaunchDescription:
                 description="Sound file of the person in front of the head; empty: none.",
             ),
             DeclareLaunchArgument(
-                "rviz",
-                default_value="true",
-                choices=["true", "false"],
-                description="Shows the head in RViz.",
-            ),
-            DeclareLaunchArgument(
                 "bag",
                 default_value="",
                 description="New folder to record all topics to; empty: none.",
             ),
-            # It declares the arguments that it shares with what is started below.
+            # They declare the arguments that they share with what is started below.
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "head.launch.py"))),
+            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "rviz.launch.py"))),
             OpaqueFunction(function=_nodes),
         ]
     )
@@ -62,25 +57,13 @@ def _nodes(context) -> list:
         return LaunchConfiguration(name).perform(context)
 
     clock = {"use_sim_time": value("use_sim_time") == "true"}
-    common = {"namespace": value("namespace"), "output": "screen"}
-    ours = common | {"package": "timar_ros", "ros_arguments": ["--log-level", value("log_level")]}
-    robot_description = (SHARE / "urdf" / "head.urdf").read_text(encoding="utf-8")
-    nodes = [
-        Node(
-            executable="simulated_head",
-            name="simulated_head",
-            parameters=[value("params_file"), clock | _text(robot=value("robot"))],
-            remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
-            **ours,
-        ),
-        Node(
-            package="robot_state_publisher",
-            executable="robot_state_publisher",
-            name="robot_state_publisher",
-            parameters=[clock | _text(robot_description=robot_description)],
-            **common,
-        ),
-    ]
+    ours = {
+        "namespace": value("namespace"),
+        "output": "screen",
+        "package": "timar_ros",
+        "ros_arguments": ["--log-level", value("log_level")],
+    }
+    nodes = []
     start_at = time.time() + LEAD_S
     audio_type = value("audio_message_type")
     if audio_type == "auto":
@@ -108,17 +91,6 @@ def _nodes(context) -> list:
                 name="recorder",
                 parameters=[value("params_file"), clock | _text(out=value("bag"))],
                 **ours,
-            )
-        )
-    if value("rviz") == "true":
-        nodes.append(
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                name="rviz",
-                arguments=["-d", str(SHARE / "config" / "rviz" / "head.rviz")],
-                parameters=[clock],
-                **common,
             )
         )
     return nodes

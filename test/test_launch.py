@@ -16,7 +16,7 @@ import yaml
 from timar_ros.resources import share_path
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCH_FILES = ("head.launch.py", "simulated.launch.py")
+LAUNCH_FILES = ("head.launch.py", "simulated.launch.py", "rviz.launch.py", "record.launch.py", "replay.launch.py")
 URDF = share_path("urdf", "head.urdf")
 
 
@@ -32,6 +32,7 @@ def started(tmp_path, monkeypatch):
     pytest.importorskip("launch.actions")
     pytest.importorskip("launch_ros.actions")
     from launch import LaunchContext, LaunchDescriptionEntity
+    from launch.actions import ExecuteProcess, TimerAction
     from launch.launch_description_sources import PythonLaunchDescriptionSource
     from launch_ros.actions import LifecycleNode, Node
 
@@ -41,12 +42,16 @@ def started(tmp_path, monkeypatch):
     (tmp_path / "share" / "timar_ros").symlink_to(ROOT)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=":")
     # Nodes are looked at, not run: what they need from the machine need not be there.
-    for action in (Node, LifecycleNode):
+    for action in (Node, LifecycleNode, ExecuteProcess):
         monkeypatch.setattr(action, "execute", lambda self, context: None)
 
     def visit(entity: LaunchDescriptionEntity, context: LaunchContext, found: list) -> None:
-        if isinstance(entity, Node):
+        if isinstance(entity, ExecuteProcess):
             found.append(entity)
+        if isinstance(entity, TimerAction):
+            for later in entity.actions:
+                visit(later, context, found)
+            return
         for child in entity.visit(context) or []:
             visit(child, context, found)
 
@@ -56,9 +61,16 @@ def started(tmp_path, monkeypatch):
         source = PythonLaunchDescriptionSource(str(ROOT / "launch" / file))
         found: list = []
         visit(source.get_launch_description(context), context, found)
-        for node in found:
+        nodes = [process for process in found if isinstance(process, Node)]
+        for node in nodes:
             node._perform_substitutions(context)
-        return {(node.node_package, node.node_name): node for node in found}
+        commands = [process for process in found if process not in nodes]
+        return {(node.node_package, node.node_name): node for node in nodes} | {
+            ("command", " ".join(words(process, context)[:3])): words(process, context) for process in commands
+        }
+
+    def words(process: ExecuteProcess, context: LaunchContext) -> list[str]:
+        return ["".join(part.perform(context) for part in word) for word in process.cmd]
 
     return start
 
@@ -106,6 +118,33 @@ def test_the_commands_go_to_the_controller_that_is_named(started):
         ]
 
 
+def test_rviz_shows_a_simulated_head_of_any_robot(started):
+    nodes = started("rviz.launch.py", robot="tiago", command="joint_trajectory")
+    assert names(nodes) == {"/simulated_head", "/robot_state_publisher", "/rviz"}
+    assert "/rviz" not in names(started("rviz.launch.py", rviz="false"))
+
+
+@pytest.mark.parametrize("robot", ["generic", "reachy2"])
+def test_a_recording_holds_every_topic_that_the_report_reads(started, robot):
+    from timar_ros.replay.bag import TOPIC_PATTERNS
+
+    (command,) = started("record.launch.py", bag="mine", robot=robot, namespace="robot1").values()
+    assert command[:7] == ["ros2", "bag", "record", "--storage", "mcap", "--output", "mine"]
+    topics = command[7:]
+    for role, pattern in TOPIC_PATTERNS.items():
+        if role != "trajectories" or robot == "generic":
+            assert any(re.search(pattern, topic) for topic in topics), role
+    assert ("/robot1/neck_forward_position_controller/commands" in topics) == (robot == "reachy2")
+
+
+def test_a_replay_plays_what_was_heard_on_the_bags_clock(started):
+    nodes = started("replay.launch.py", bag="mine", rviz="false")
+    command = nodes.pop(("command", "ros2 bag play"))
+    assert names(nodes) == {"/head", "/simulated_head", "/robot_state_publisher"}
+    assert {"--clock", "/microphone/audio", "/partner/audio"} <= set(command)
+    assert "/head/head_pose" not in command, "what the head shows comes from the head node"
+
+
 # ---- without it --------------------------------------------------------------------------------
 
 
@@ -122,14 +161,17 @@ def calls(file: str, function: str) -> list[dict[str, ast.expr]]:
 def test_every_launch_argument_is_described(file):
     arguments = calls(file, "DeclareLaunchArgument")
     assert arguments
-    assert all("description" in argument and "default_value" in argument for argument in arguments)
+    assert all("description" in argument for argument in arguments)
+    without_default = [a[""][0].value for a in arguments if "default_value" not in a]
+    assert without_default == (["bag"] if file == "replay.launch.py" else [])
 
 
-@pytest.mark.parametrize("file", LAUNCH_FILES)
+@pytest.mark.parametrize("file", ["head.launch.py", "simulated.launch.py", "rviz.launch.py"])
 def test_every_node_that_is_started_is_an_executable_of_the_package(file):
     declared = re.findall(r'"(\w+) = timar_ros\.', (ROOT / "setup.py").read_text(encoding="utf-8"))
     nodes = calls(file, "Node") + calls(file, "LifecycleNode")
-    own = {node["executable"].value for node in nodes if "package" not in node}
+    package = {id(node): node["package"].value if "package" in node else "timar_ros" for node in nodes}
+    own = {node["executable"].value for node in nodes if package[id(node)] == "timar_ros"}
     assert own
     assert own <= set(declared)
 
@@ -199,7 +241,7 @@ def test_the_urdfs_neck_is_the_generic_profiles():
 
 
 def test_rviz_shows_the_robot_model_in_the_base_frame():
-    rviz = yaml.safe_load(share_path("config", "rviz", "head.rviz").read_text("utf-8"))
+    rviz = yaml.safe_load(share_path("config", "head.rviz").read_text("utf-8"))
     manager = rviz["Visualization Manager"]
     assert "rviz_default_plugins/RobotModel" in {d["Class"] for d in manager["Displays"]}
     assert manager["Global Options"]["Fixed Frame"] == "base_link"

@@ -19,6 +19,7 @@ COMMANDS = {
     ),
     "generate": ("timar_ros.learn.generate", "make dialogues of two voices and heads to train on"),
     "hearing": ("timar_ros.replay.hearing", "show whether a policy hears both voices"),
+    "robot": ("timar_ros.replay.robot_command", "explain a robot profile, find what is wrong with it"),
     "train": ("timar_ros.learn.train", "train a policy on dialogues"),
 }
 

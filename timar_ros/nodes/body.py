@@ -233,7 +233,11 @@ class Body:
             warn, said = False, "idle: no sound comes"
         else:
             warn, said = False, "moving"
-        values = {"limits": self._limits_told, "looking_at": "a target" if self._gaze_until_ns else "ahead"}
+        values = {
+            "limits": self._limits_told,
+            "looking_at": "a target" if self._gaze_until_ns else "ahead",
+            "interruptions": self._neck.interruptions,
+        }
         return "motion", warn, said, values
 
     # The thread that shows the face

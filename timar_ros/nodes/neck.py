@@ -41,10 +41,13 @@ class Neck:
         if profile.command.kind == "joint_trajectory":
             self.commands = TrajectoryCommands(node, profile.command, profile.joint_names, stamp_zero)
         else:
-            self.commands = PositionCommands(node, profile.command, profile.joint_names, self._planned)
+            self.commands = PositionCommands(
+                node, profile.command, profile.joint_names, self._planned, self._interrupted
+            )
         # Until then the head brakes: within limits that are no longer the planner's, if there were others.
         self._free_ns = 0
         self._braking: TrajectoryPlanner | None = None
+        self.interruptions = 0
         self._forget()
 
     @property
@@ -176,6 +179,13 @@ class Neck:
             if not planner.started or time_ns > planner.rest_ns + _STANDS_NS:
                 return None
             return planner.at(time_ns)
+
+    def _interrupted(self, positions: np.ndarray) -> None:
+        """Begin anew from where the head has stopped, as no positions were sent for too long."""
+        with self._lock:
+            if self._holding:
+                self.interruptions += 1
+                self._planner.resume(positions)
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

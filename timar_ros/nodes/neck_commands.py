@@ -16,8 +16,9 @@ from timar_ros.robot.command_timing import NO_SOUND
 from timar_ros.robot.commands import PlainValues, joint_angles_class
 from timar_ros.robot.profile import Command
 
-# So many positions are sent late rather than left out, so that the steps between them stay what was planned.
-MOST_LATE = 5
+# So many positions are sent late rather than left out, so that the steps between them stay what was planned. After a
+# longer gap the head has stopped where the last one had it, and motion begins anew from there.
+MOST_LATE = 3
 
 
 class TrajectoryCommands:
@@ -63,10 +64,16 @@ class PositionCommands:
         command: Command,
         joints: Sequence[str],
         planned: Callable[[int], np.ndarray | None],
+        interrupted: Callable[[np.ndarray], None],
     ) -> None:
-        """`planned(time_ns)` is the state [3, J] for a time, None where there is nothing to send."""
+        """
+        Args:
+            planned: of a time, ns, the state [3, J], or None where there is nothing to send.
+            interrupted: told the positions [J] that were sent last, when the next ones would come too late.
+        """
         self._node = node
         self._planned = planned
+        self._interrupted = interrupted
         self._values = PlainValues(command, joints)
         self._period_ns = round(1e9 / command.options["rate_hz"])
         # A position controller goes to where the head is to be now, NAOqi to where it is to be by the next message.
@@ -98,15 +105,19 @@ class PositionCommands:
         self._thread = None
 
     def _run(self) -> None:
-        sent_ns = 0
+        sent_ns, sent = 0, None
         while True:
             now_ns = self._node.get_clock().now().nanoseconds
             due_ns = sent_ns + self._period_ns
             if abs(now_ns - due_ns) > MOST_LATE * self._period_ns:
                 due_ns = now_ns // self._period_ns * self._period_ns
+                if sent is not None:
+                    self._interrupted(sent[0])
+                    sent = None
             state = self._planned(due_ns + self._period_ns if self._angles else due_ns)
             with self._changed:
                 if state is None:
+                    sent = None
                     if not self._running:
                         return
                     self._changed.wait(self.LONGEST_SLEEP_S)
@@ -115,7 +126,7 @@ class PositionCommands:
                     self._changed.wait(min((due_ns - now_ns) * 1e-9, self.LONGEST_SLEEP_S))
                     continue
             self.publisher.publish(self._message(state, due_ns))
-            sent_ns = due_ns
+            sent_ns, sent = due_ns, state
 
     def _message(self, state: np.ndarray, time_ns: int):
         positions = self._values.positions(state)

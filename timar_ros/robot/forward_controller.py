@@ -6,8 +6,8 @@ import numpy as np
 
 from timar_ros.robot.trajectory_controller import JointMotion, TrajectoryRefusedError
 
-_MOST_PERIODS = 6
-"""A longer gap between two messages is a pause of the sender."""
+_SAME_RAD = 1e-9
+"""A sender that has paused goes on from where it stopped."""
 
 
 class ForwardCommandController:
@@ -41,7 +41,10 @@ class ForwardCommandController:
         if not np.isfinite(values).all():
             raise TrajectoryRefusedError(f"the message has positions that are not finite: {values.tolist()}")
         values = values[self._columns]
-        paused = self._arrived_ns is None or now_ns - self._arrived_ns > _MOST_PERIODS * self._period_ns
+        paused = self._arrived_ns is None or (
+            now_ns - self._arrived_ns > 2 * self._period_ns
+            and np.allclose(values, self._motion.positions, rtol=0.0, atol=_SAME_RAD)
+        )
         self._arrived_ns = now_ns
         self._time_ns = now_ns if paused else self._time_ns + self._period_ns
         zero = np.zeros_like(values)
@@ -54,8 +57,8 @@ class ForwardCommandController:
         return self._time_ns, self._motion
 
     def sample(self, now_ns: int) -> JointMotion:
-        """The motion meant for `now_ns`: where the last message had the joints."""
-        if self._arrived_ns is not None and now_ns - self._arrived_ns > _MOST_PERIODS * self._period_ns:
-            zero = np.zeros_like(self._motion.positions)
-            self._motion = JointMotion(self._motion.positions, zero, zero)
-        return self._motion
+        """The motion meant for `now_ns`: where the last message had the joints, at rest if that was long ago."""
+        if self._arrived_ns is not None and now_ns - self._arrived_ns <= 10 * self._period_ns:
+            return self._motion
+        zero = np.zeros_like(self._motion.positions)
+        return JointMotion(self._motion.positions, zero, zero)

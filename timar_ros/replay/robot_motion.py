@@ -14,7 +14,7 @@ from timar_ros.motion.retarget import Retargeter, head_rotations
 from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
 from timar_ros.rates import FRAME_NS, FRAME_RATE
 from timar_ros.robot.limit_monitor import LimitMonitor, MotionLimits
-from timar_ros.robot.profile import RobotProfile
+from timar_ros.robot.profile import JointLimits, RobotProfile
 from timar_ros.robot.trajectory_controller import JointTrajectoryController, TrajectoryRefusedError
 
 _START_NS = 1_000_000_000_000
@@ -23,6 +23,7 @@ _AHEAD_NS = 60_000_000
 _SOUND_AGE_NS = 20_000_000
 """How old the sound is that it rests on, which its stamp tells."""
 _LOOK_NS = 10_000_000
+_NO_LIMITS = JointLimits(-3.0, 3.0, 1e3, 1e5, 1e7)
 _AXES = {"roll": (1.0, 0.0, 0.0), "pitch": (0.0, 1.0, 0.0), "yaw": (0.0, 0.0, 1.0)}
 
 # A lively person's head, measured over 54 s: standard deviations of roll, pitch and yaw, degrees, and the shares of
@@ -38,7 +39,7 @@ class ShownMotion:
 
     Attributes:
         missing_axes: share lost because the neck lacks an axis, as an angle between orientations.
-        limits: share of what its joints were to do that is lost to their limits.
+        limits: share of the joints' motion that is lost to their limits: against the same neck without any.
         refusals, violations: of the controller, and of the limits as an onlooker counts them.
         peaks: largest share of each limit that was used.
     """
@@ -58,9 +59,10 @@ def show_on(profile: RobotProfile, rpy: np.ndarray, hop_frames: int = 2) -> Show
     size = np.sqrt(np.mean(Rotation.from_quat(rotations).magnitude() ** 2))
     missing = np.sqrt(np.mean(reached.magnitude() ** 2)) / size if size else 0.0
     shown, refusals, monitor = _play(profile, wanted, hop_frames)
+    free, _, _ = _play(profile.with_limits({joint.name: _NO_LIMITS for joint in profile.joints}), wanted, hop_frames)
     settled = slice(FRAME_RATE, len(shown))  # the first second eases in
-    moved = np.sqrt(np.mean((wanted[settled] - [joint.offset for joint in profile.joints]) ** 2))
-    lost = np.sqrt(np.mean((wanted[FRAME_RATE : len(shown)] - shown[settled]) ** 2)) / moved if moved else 0.0
+    moved = np.sqrt(np.mean((free[settled] - [joint.offset for joint in profile.joints]) ** 2))
+    lost = np.sqrt(np.mean((free[settled] - shown[settled]) ** 2)) / moved if moved else 0.0
     return ShownMotion(float(missing), float(lost), refusals, monitor.total, dict(monitor.peaks))
 
 

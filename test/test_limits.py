@@ -115,3 +115,9 @@ def test_standing_still_at_the_target_is_a_motion_too():
     still = limiter.reach(np.array([0.2, 0.0, 0.0]), NOW_NS, 0.2)
     assert limiter.keeps_limits(still)
     np.testing.assert_allclose(still.at(np.array([NOW_NS, NOW_NS + 10**9]))[:, 0], 0.2)
+
+
+def test_where_ruckig_gives_up_there_is_no_motion_rather_than_an_error():
+    wide = JointLimiter(JointLimits(-3.0, 3.0, velocity=1e3, acceleration=1e5, jerk=1e7))
+    state = np.array([-0.009049995326298365, -0.01816575826643112, 0.08823122922827784])
+    assert wide.stop(state, NOW_NS, 0.15) is None or wide.keeps_limits(wide.stop(state, NOW_NS, 0.15))

@@ -214,7 +214,10 @@ class JointLimiter:
         return request
 
     def _solve(self, request: ruckig.InputParameter, state: np.ndarray, start_ns: int) -> JerkMotion | None:
-        if self._ruckig.calculate(request, self._trajectory) != ruckig.Result.Working:
+        try:
+            if self._ruckig.calculate(request, self._trajectory) != ruckig.Result.Working:
+                return None
+        except ruckig.RuckigError:  # its numbers do not work out, as with limits far apart
             return None
         profile = self._trajectory.profiles[0][0]
         seconds = np.cumsum([0.0, *profile.brake.t, *profile.t])

@@ -25,6 +25,7 @@ from timar_ros.errors import TimarError
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES, rpy_from_quaternion
 from timar_ros.rates import FRAME_NS, SAMPLE_RATE
 from timar_ros.replay.salvage import McapSalvage
+from timar_ros.robot.command_timing import NO_SOUND
 from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AudioChunk, AudioDecoder
 from timar_ros.stream.frames import PARTNER, SELF
 
@@ -373,6 +374,8 @@ class _Reading:
             q = message.quaternion
             return _stamp_ns(message), ("x", "y", "z", "w"), np.array([q.x, q.y, q.z, q.w])
         if role == "trajectories":
+            if message.header.frame_id == NO_SOUND:
+                return None
             names = tuple(message.joint_names)
             first = message.points[0].positions if len(message.points) else np.full(len(names), 0.0)
             return _stamp_ns(message), names, np.array(first, np.float64)
@@ -426,9 +429,9 @@ class _Reading:
             made.speaking[party] = [s for s in _spans(heard, self._last_ns) if s.value]
         made.floor = _spans(self._of("floor"), self._last_ns)
         made.turns = sorted((turn for _, turn in self._of("turns")), key=lambda turn: turn.frame)
-        made.head_pose = _signal(self._of("head_pose"), None)
-        made.blendshapes = _signal(self._of("blendshapes"), ARKIT_BLENDSHAPES)
-        made.trajectories = _signal(self._of("trajectories"), None)
+        made.trajectories = _signal([entry for entry in self._of("trajectories") if entry[1] is not None], None)
+        made.head_pose = _signal(_with_sound(self._of("head_pose"), made.trajectories), None)
+        made.blendshapes = _signal(_with_sound(self._of("blendshapes"), made.trajectories), ARKIT_BLENDSHAPES)
         joints = made.trajectories.names if made.trajectories else None
         made.joint_states = _signal(self._of("joint_states"), joints)
         made.command_latency = _signal(self._of("command_latency"), None)
@@ -532,6 +535,14 @@ def _spans(changes: list[tuple[int, str]], end_ns: int) -> list[Span]:
             spans[-1] = Span(spans[-1].start_ns, time_ns, spans[-1].value)
         spans.append(Span(time_ns, end_ns, value))
     return spans
+
+
+def _with_sound(frames: list[tuple[int, Any]], commands: Signal | None) -> list[tuple[int, Any]]:
+    """Frames from the first hop on that rests on sound: the conversation, without the idle life before it."""
+    if commands is None or len(commands) < 2:
+        return frames
+    hop_ns = int(np.median(np.diff(commands.stamps_ns)))
+    return [frame for frame in frames if frame[1][0] >= commands.stamps_ns[0] - hop_ns]
 
 
 def _signal(messages: list[tuple[int, Any]], wanted: tuple[str, ...] | None) -> Signal | None:

@@ -23,7 +23,7 @@ _AHEAD_NS = 60_000_000
 _SOUND_AGE_NS = 20_000_000
 """How old the sound is that it rests on, which its stamp tells."""
 _LOOK_NS = 10_000_000
-_NO_LIMITS = JointLimits(-3.0, 3.0, 1e3, 1e5, 1e7)
+_NO_LIMITS = JointLimits(-3.0, 3.0, 30.0, 1000.0, 100_000.0)
 _AXES = {"roll": (1.0, 0.0, 0.0), "pitch": (0.0, 1.0, 0.0), "yaw": (0.0, 0.0, 1.0)}
 
 # A lively person's head, measured over 54 s: standard deviations of roll, pitch and yaw, degrees, and the shares of

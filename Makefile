@@ -2,6 +2,7 @@
 #   make demo     plays a conversation through the real nodes; results in out/demo
 #   make test     linters and all tests but the heavy ones
 #
+#   make view     the head in a browser, live; make view BAG=out/demo/bag shows a recording
 #   make demo SELF=a.wav PARTNER=b.wav OUT=out/mine     a recording of your own
 #   make bench    times the policy, the engine and the running graph; out/bench.json
 #   make test-heavy | lint | format | clean
@@ -34,13 +35,17 @@ unexport FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE
 # Set by the wheels when their Python starts; inherited, it would keep ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: demo bench test test-heavy lint format clean venv
+.PHONY: demo view bench test test-heavy lint format clean venv
 
 demo: $(READY)
 	$(BIN)/timar demo --out "$(OUT)" $(if $(SELF),--self "$(SELF)") $(if $(PARTNER),--partner "$(PARTNER)")
 
 bench: $(READY)
 	$(BIN)/timar bench
+
+view: $(READY)
+	$(BIN)/timar view $(if $(BAG),--bag "$(BAG)") $(if $(SELF),--self "$(SELF)") $(if $(PARTNER),--partner "$(PARTNER)") \
+	    $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)")
 
 test: lint
 	$(BIN)/python -m pytest -m "not heavy"

@@ -58,8 +58,11 @@ setup(
         "soxr",
         "torch>=2.4",
         "tqdm",
+        "trimesh",
+        "viser",
+        "yourdfpy",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "pytest-timeout", "ruff"]},
+    extras_require={"test": ["hypothesis", "playwright", "pytest", "pytest-timeout", "ruff"]},
     zip_safe=False,
     entry_points={
         "console_scripts": [
@@ -67,7 +70,9 @@ setup(
             "microphone_node = timar_ros.nodes.microphone_node:main",
             "speaker_node = timar_ros.nodes.speaker_node:main",
             "simulated_head = timar_ros.nodes.simulated_head:main",
+            "display_node = timar_ros.nodes.display_node:main",
             "recorder = timar_ros.nodes.recorder:main",
+            "view = timar_ros.nodes.view_node:main",
             "timar = timar_ros.cli:main",
         ],
     },

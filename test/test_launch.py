@@ -229,7 +229,7 @@ def test_the_urdfs_neck_is_the_generic_profiles():
     """Same joints in the same order about the same axes, with the same limits."""
     axes = {"roll": (1, 0, 0), "pitch": (0, 1, 0), "yaw": (0, 0, 1)}
     profile = yaml.safe_load(share_path("config", "robots", "generic.yaml").read_text("utf-8"))
-    neck = [j for j in ET.parse(URDF).getroot().findall("joint") if j.get("type") == "revolute"]
+    neck = [j for j in ET.parse(URDF).getroot().findall("joint") if j.get("name").startswith("neck_")]
     assert [j.get("name") for j in neck] == [j["name"] for j in profile["joints"]]
     for joint, expected in zip(neck, profile["joints"], strict=True):
         axis = tuple(float(v) for v in joint.find("axis").get("xyz").split())
@@ -243,5 +243,8 @@ def test_the_urdfs_neck_is_the_generic_profiles():
 def test_rviz_shows_the_robot_model_in_the_base_frame():
     rviz = yaml.safe_load(share_path("config", "head.rviz").read_text("utf-8"))
     manager = rviz["Visualization Manager"]
-    assert "rviz_default_plugins/RobotModel" in {d["Class"] for d in manager["Displays"]}
+    displays = {d["Class"].split("/")[1]: d for d in manager["Displays"]}
+    assert {"RobotModel", "MarkerArray"} <= set(displays)
+    # Latched, or RViz would know who speaks only from the next change on.
+    assert displays["MarkerArray"]["Topic"]["Durability Policy"] == "Transient Local"
     assert manager["Global Options"]["Fixed Frame"] == "base_link"

@@ -21,6 +21,7 @@ COMMANDS = {
     "hearing": ("timar_ros.replay.hearing", "show whether a policy hears both voices"),
     "robot": ("timar_ros.replay.robot_command", "explain a robot profile, find what is wrong with it"),
     "train": ("timar_ros.learn.train", "train a policy on dialogues"),
+    "view": ("timar_ros.view.command", "show the head in a browser, in a conversation or from a bag"),
 }
 
 

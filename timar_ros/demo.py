@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -131,13 +132,14 @@ class Graph:
         logs.mkdir(parents=True)
         self._logs = logs
         self._processes: dict[str, subprocess.Popen] = {}
+        self.domain = random.SystemRandom().randint(1, 101)
         # One thread for each library: two cores carry seven processes, and idle threads that spin cost latency.
         threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         self._environment = (
             os.environ
             | threads
             | {
-                "ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 101)),
+                "ROS_DOMAIN_ID": str(self.domain),
                 "ROS_LOCALHOST_ONLY": "1",
                 "PYTHONUNBUFFERED": "1",
             }
@@ -175,7 +177,7 @@ class Graph:
         limit = time.monotonic() + READY_TIMEOUT_S
         waiting = ["/head_controller/joint_trajectory", "/joint_states"]
         while waiting:
-            self._check()
+            self.check()
             waiting = [topic for topic in waiting if f"recording {topic} " not in self._log("recorder")]
             if waiting and time.monotonic() > limit:
                 raise TimarError(
@@ -184,10 +186,29 @@ class Graph:
                 )
             time.sleep(0.1)
 
+    def wait_for(self, name: str, text: str, ended: threading.Event) -> str:
+        """What follows `text` on its line in the output of a process, or "" once `ended`.
+
+        Raises:
+            TimarError: a process ended, or it did not come in time.
+        """
+        limit = time.monotonic() + READY_TIMEOUT_S
+        while not ended.is_set():
+            self.check()
+            _, found, after = self._log(name).partition(text)
+            if found and "\n" in after:
+                return after.partition("\n")[0]
+            if time.monotonic() > limit:
+                raise TimarError(
+                    f"{name} did not get ready within {READY_TIMEOUT_S:.0f} s; its log says:\n{self._log_end(name)}"
+                )
+            ended.wait(0.1)
+        return ""
+
     def watch(self, until: float) -> None:
         """Let the graph run until a time (s since the epoch); raises when a process ends before."""
         while time.time() < until:
-            self._check()
+            self.check()
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -208,7 +229,8 @@ class Graph:
                 process.kill()
                 process.wait()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises TimarError where a process ended by itself."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise TimarError(

@@ -7,7 +7,8 @@ commands are and how often their motion leaves the robot's limits.
     head_controller/joint_trajectory, or the topic of the robot's profile -> joint_states (100 Hz),
     simulated_head/command_latency_ms, simulated_head/refusals, /diagnostics (1 Hz)
 
-The servos of a face that the profile names go at once to where they are sent, and show in joint_states as well.
+The servos of a face that the profile names go at once to where they are sent, and show in joint_states as well. The face
+of urdf/head.urdf follows the head node's blendshapes, and markers show who speaks (see `display_node`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from timar_ros.nodes import runtime
+from timar_ros.nodes import display_node, runtime
 from timar_ros.nodes.parameters import Parameter, declare
 from timar_ros.robot.command_timing import NO_SOUND, CommandTiming
 from timar_ros.robot.commands import joint_angles_class
@@ -64,6 +65,7 @@ PARAMETERS = (
         "take trajectories that leave joints out, as the controller's parameter of that name",
         read_only=True,
     ),
+    *display_node.PARAMETERS,
 )
 
 
@@ -95,6 +97,7 @@ class SimulatedHead(Node):
             self._listen_to_face(profile.face.command)
         self.create_timer(1.0 / settings.rate_hz, self._move)
         self.create_timer(1.0, self._report)
+        self._display = display_node.Display(self, settings)
         self.get_logger().info(f"simulating {profile.name}: {', '.join(self._joints)}")
 
     def close(self) -> None:

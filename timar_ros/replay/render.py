@@ -16,6 +16,7 @@ from timar_ros.errors import TimarError
 from timar_ros.motion.channels import HEAD_CHANNELS, MOTION_DIM
 from timar_ros.rates import FRAME_NS, FRAME_RATE, SAMPLE_RATE
 from timar_ros.replay.bag import Recording, Span, Voice
+from timar_ros.replay.colours import FLOOR_COLOURS, PARTY_COLOURS
 from timar_ros.replay.head_drawing import HeadRenderer
 from timar_ros.stream.frames import PARTNER, SELF
 
@@ -26,13 +27,6 @@ STRIP_HEIGHT = 112
 AUDIO_RATE = 48_000
 QUALITY = "24"  # x264's constant rate factor
 
-PARTY_COLOURS = {SELF: (63, 184, 214), PARTNER: (242, 166, 90)}
-FLOOR_COLOURS = {
-    "self": PARTY_COLOURS[SELF],
-    "partner": PARTY_COLOURS[PARTNER],
-    "both": (176, 132, 222),
-    "nobody": (62, 76, 90),
-}
 _STRIP: tuple[int, int, int] = (15, 21, 28)
 _TEXT: tuple[int, int, int] = (206, 216, 226)
 _FAINT: tuple[int, int, int] = (110, 124, 138)

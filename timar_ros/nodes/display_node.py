@@ -40,6 +40,7 @@ LAMPS = {SELF: Point(x=0.0, y=0.20, z=0.06), PARTNER: Point(x=0.0, y=-0.20, z=0.
 FLOOR = Point(x=0.0, y=0.0, z=0.47)
 LAMP_M, TEXT_M = 0.045, 0.030
 DIM = 0.25
+REPEAT_S = 0.2
 
 
 class Display:
@@ -64,14 +65,24 @@ class Display:
             self._states = node.create_publisher(JointState, "joint_states", 10)
             self._clock = node.get_clock()
             node.create_subscription(JointState, "head/blendshapes", self._show_face, 10)
-            self._publish_face(weights_by_name((), ()))
+            self._positions = self._face.joints(weights_by_name((), ())).tolist()
+            self._quiet = True
+            node.create_timer(REPEAT_S, self._repeat)
 
     def _show_face(self, message: JointState) -> None:
-        self._publish_face(weights_by_name(message.name, message.position))
+        self._positions = self._face.joints(weights_by_name(message.name, message.position)).tolist()
+        self._quiet = False
+        self._publish_face()
 
-    def _publish_face(self, weights) -> None:
+    def _repeat(self) -> None:
+        """Say again where the face is while the head node is silent: who starts later needs a place for every link."""
+        if self._quiet:
+            self._publish_face()
+        self._quiet = True
+
+    def _publish_face(self) -> None:
         """Stamped now, as joint states are: blendshapes carry the capture of the sound that they belong to."""
-        state = JointState(name=self._joint_names, position=self._face.joints(weights).tolist())
+        state = JointState(name=self._joint_names, position=self._positions)
         state.header.stamp = self._clock.now().to_msg()
         self._states.publish(state)
 

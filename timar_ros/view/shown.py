@@ -108,7 +108,7 @@ class History:
         angles = np.array([angle for _, angle in self._angles], np.float64).reshape(-1, len(NECK))
         spans = {}
         for row, changes in self._changes.items():
-            ends = [at for at, _ in list(changes)[1:]] + [now_s]
+            ends = [*[at for at, _ in changes][1:], now_s][: len(changes)]
             spans[row] = [
                 (max(begin - now_s, -SECONDS), end - now_s, value)
                 for (begin, value), end in zip(changes, ends, strict=True)

@@ -1,0 +1,482 @@
+"""The browser view, looked at in a headless Chromium: what is on the page, and what its buttons do.
+
+Pictures of what was seen are left in out/view; the one in README is `live.png` of the test at the end.
+"""
+
+import io
+import math
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic_bag
+from conftest import TIMEOUT_S, NodeProcess
+from PIL import Image
+
+from timar_ros.errors import TimarError
+from timar_ros.replay.bag import read_recording
+from timar_ros.robot.face_map import FaceMap
+from timar_ros.view.bag_playback import BagPlayback
+from timar_ros.view.page import Page
+from timar_ros.view.shown import NECK, LiveSource, Shown, status_line
+
+PICTURES = Path(__file__).resolve().parents[1] / "out" / "view"
+FACE = FaceMap.load("head")
+SIZE = {"width": 1000, "height": 600}
+HEAD = {"x": 250, "y": 60, "width": 400, "height": 440}  # the part of the page where the head is, pixels
+SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+
+
+# ---- without a browser -------------------------------------------------------------------------
+
+
+def live(clock):
+    return LiveSource(FACE, lambda: clock[0])
+
+
+def test_joint_states_come_before_what_the_head_node_says_by_itself():
+    clock = [100.0]
+    source = live(clock)
+    source.joints.head_pose((0.0, 0.0, math.sin(0.1), math.cos(0.1)))
+    source.joints.blendshapes(["jawOpen"], [1.0])
+    shown = source.shown().joints
+    assert shown["neck_yaw"] == pytest.approx(0.2) and shown["jaw"] == pytest.approx(0.26)
+    source.joints.joint_states(["neck_yaw", "left_wheel"], [0.4, 9.0], clock[0])
+    assert source.shown().joints["neck_yaw"] == 0.4
+    assert source.shown().joints["jaw"] == pytest.approx(0.26)
+    clock[0] += 2.0  # a robot whose joint states have ceased
+    assert source.shown().joints["neck_yaw"] == pytest.approx(0.2)
+
+
+def test_the_last_ten_seconds_are_kept_and_no_more():
+    clock = [0.0]
+    source = live(clock)
+    source.history.change(0.0, "self", "yes")
+    source.history.change(3.0, "self", "")
+    for step in range(400):
+        clock[0] = step * 0.04
+        source.joints.joint_states(NECK, [0.1, 0.0, 0.01 * step], clock[0])
+        source.shown()
+        if step == 200:
+            assert source.recent().spans["self"] == [(-8.0, -5.0, "yes"), (-5.0, 0.0, "")]
+    recent = source.recent()
+    assert recent.times_s[0] == pytest.approx(-10.0, abs=0.05) and recent.times_s[-1] == 0.0
+    assert recent.angles[-1] == pytest.approx(np.degrees([0.1, 0.0, 3.99]))
+    assert recent.spans["self"] == [(-10.0, 0.0, "")]
+
+
+def test_diagnostics_are_told_in_words_and_faults_only_while_they_last():
+    source = live([0.0])
+    figures = {f"latency_ms_p{p}": str(v) for p, v in ((50, 24.4), (95, 31), (99, 40))}
+    source.diagnostics("head: policy", False, "running", {"policy": "default", "device": "cpu", "robot": "tiago"})
+    source.diagnostics("head: latency", True, "late", figures | {"deadline_misses": "3", "hops": "500"})
+    source.diagnostics("head: audio self", True, "no audio yet", {})
+    lines = source.shown().lines
+    assert lines[0] == "⚠ latency 24 / 31 / 40 ms (p50 / p95 / p99), 3 of 500 hops late"
+    assert lines[1:] == ("default · cpu · tiago", "⚠ head audio self: no audio yet")
+    source.diagnostics("head: audio self", False, "ok", {})
+    assert len(source.shown().lines) == 2
+    assert status_line("head: latency", False, "ok", {}) == ""
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return read_recording(synthetic_bag.write_bag(tmp_path_factory.mktemp("bag") / "bag"))
+
+
+def test_a_bag_plays_stops_seeks_and_begins_again(recording):
+    clock = [50.0]
+    playback = BagPlayback(recording, FACE, lambda: clock[0])
+    assert playback.duration_s == pytest.approx(8.2, abs=0.1)
+    clock[0] += 3.0
+    assert playback.position_s == pytest.approx(3.0)
+    playback.play(False)
+    clock[0] += 5.0
+    assert playback.position_s == pytest.approx(3.0)
+    playback.seek(7.0)
+    playback.play(True)
+    clock[0] += 0.5
+    assert playback.position_s == pytest.approx(7.5)
+    clock[0] += 1.0
+    assert playback.position_s < 0.1
+    playback.seek(99.0)
+    assert playback.position_s == pytest.approx(playback.duration_s)
+
+
+def test_a_bag_shows_what_was_recorded_then(recording):
+    playback = BagPlayback(recording, FACE, lambda: 0.0)
+    invented = synthetic_bag.Invented()
+    for at_s in (1.3, 4.4):
+        playback.seek(at_s)
+        shown = playback.shown()
+        state = recording.joint_states
+        row = np.searchsorted(state.times_ns, state.times_ns[0] + at_s * 1e9, side="right") - 1
+        assert shown.joints["neck_yaw"] == pytest.approx(state.column("neck_yaw")[row])
+        assert -0.05 < shown.joints["jaw"] < 0.3 and "lid_upper_left" in shown.joints
+        speaks = {p: bool(invented.speaks(p, at_s - 0.2)) for p in ("self", "partner")}
+        assert {p: bool(shown.values[p]) for p in speaks} == speaks
+        recent = playback.recent()
+        assert recent.times_s[-1] == pytest.approx(0.0, abs=0.05) and len(recent.times_s) > 25
+        assert np.degrees(shown.joints["neck_yaw"]) == pytest.approx(recent.angles[-1, 0], abs=1.0)
+    assert any("latency 60 / 72 / 75 ms" in line for line in shown.lines)
+
+
+def test_a_page_that_cannot_be_served_or_shown_is_refused_with_a_sentence(tmp_path):
+    source = live([0.0])
+    with pytest.raises(TimarError, match="cannot be served at host 'no.such.host'"):
+        Page(source, "no.such.host", 0)
+    with pytest.raises(TimarError, match="there is no robot description"):
+        Page(source, "127.0.0.1", 0, tmp_path / "mine.urdf")
+    wrong = tmp_path / "wrong.urdf"
+    wrong.write_text("<robot>")
+    with pytest.raises(TimarError, match="cannot be shown"):
+        Page(source, "127.0.0.1", 0, wrong)
+    wrong.write_text(
+        '<robot name="r"><link name="a"><visual><geometry><mesh filename="package://nowhere/a.stl"/></geometry></visual>'
+        "</link></robot>"
+    )
+    with pytest.raises(TimarError, match="package nowhere was not found"):
+        Page(source, "127.0.0.1", 0, wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("--bag", "nowhere"), "there is no recording at nowhere"),
+        (("--self", "a.wav"), "SELF is given without PARTNER"),
+        (("--self", "a.wav", "--partner", "b.wav"), "there is no file a.wav"),
+        (("--face", "kismet", "--port", "0"), "no face map named 'kismet'"),
+    ],
+)
+def test_what_cannot_be_viewed_is_refused_with_a_sentence(tmp_path, given, sentence):
+    command = [sys.executable, "-m", "timar_ros.cli", "view", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 1
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+# ---- in a browser ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium is installed (Debian and Ubuntu: sudo apt install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=SOFTWARE_GL)
+        yield browser
+        browser.close()
+
+
+class Looker:
+    """A page in the browser."""
+
+    def __init__(self, browser, address: str) -> None:
+        self.page = browser.new_page(viewport=SIZE)
+        self.page.set_default_timeout(TIMEOUT_S * 1000)
+        self.page.goto(address)
+        self.page.wait_for_selector("#talk")
+        self.wait_until(lambda: self.head().std() > 30.0, "the head to be drawn")
+
+    def picture(self, **clip) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(self.page.screenshot(**clip))).convert("RGB"), np.float32)
+
+    def head(self) -> np.ndarray:
+        return self.picture(clip=HEAD)
+
+    def change(self, before: np.ndarray) -> float:
+        """Share of the head's pixels that differ from those before."""
+        return float((np.abs(self.head() - before).max(axis=-1) > 24.0).mean())
+
+    def text(self, selector: str = "body") -> str:
+        return self.page.inner_text(selector)
+
+    def wait_until(self, condition, what: str, timeout: float = TIMEOUT_S) -> None:
+        end = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > end:
+                self.save("failed")
+                pytest.fail(f"waited {timeout:g} s in vain for {what}; see {PICTURES}/failed.png; {self.text()}")
+            self.page.wait_for_timeout(50)
+
+    def wait_until_still(self) -> np.ndarray:
+        """The head's picture once it no longer changes."""
+        last = [self.head()]
+
+        def still() -> bool:
+            share = self.change(last[0])
+            last[0] = self.head()
+            return share == 0.0
+
+        self.wait_until(still, "the head to stand still")
+        return last[0]
+
+    def save(self, name: str) -> None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        for button in self.page.query_selector_all(".mantine-Notification-closeButton"):
+            button.click()  # "software rendering": of this test's browser
+        self.page.screenshot(path=PICTURES / f"{name}.png")
+
+
+@pytest.fixture
+def look(chromium):
+    lookers = []
+
+    def open_page(address: str) -> Looker:
+        lookers.append(Looker(chromium, address))
+        return lookers[-1]
+
+    yield open_page
+    for looker in lookers:
+        looker.page.close()
+
+
+class Posed:
+    """A source that shows the pose it is given."""
+
+    def __init__(self) -> None:
+        self.joints: dict[str, float] = {}
+
+    def shown(self) -> Shown:
+        return Shown(self.joints)
+
+    def recent(self):
+        return live([0.0]).recent()
+
+
+EXPRESSIONS = {
+    "neutral": {},
+    "smile": {"mouthSmileLeft": 0.8, "mouthSmileRight": 0.8, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4},
+    "brows up": {"browInnerUp": 0.9, "browOuterUpLeft": 0.8, "browOuterUpRight": 0.8, "eyeWideLeft": 0.5},
+    "jaw open": {"jawOpen": 0.9},
+    "blink": {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0},
+    "frown": {"mouthFrownLeft": 0.8, "mouthFrownRight": 0.8, "browDownLeft": 0.8, "browDownRight": 0.8},
+    "look left": {"eyeLookOutLeft": 0.8, "eyeLookInRight": 0.8},
+    "head tilt": {"neck_roll": 0.28, "neck_pitch": 0.06, "mouthSmileLeft": 0.4, "mouthSmileRight": 0.4},
+}
+
+
+def test_every_expression_can_be_seen(look):
+    """Leaves out/view/expressions.png, which is docs/images/expressions.png."""
+    source = Posed()
+    page = Page(source, port=0)
+    ended = threading.Event()
+
+    def turn() -> None:
+        while not ended.wait(0.04):
+            page.update()
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    try:
+        looker = look(page.address)
+        shots = {}
+        for name, wanted in EXPRESSIONS.items():
+            weights = {k: v for k, v in wanted.items() if not k.startswith("neck")}
+            face = FACE.joints(np.array([weights.get(shape, 0.0) for shape in synthetic_bag.ARKIT_BLENDSHAPES]))
+            neck = {joint: wanted.get(joint, 0.0) for joint in NECK}
+            source.joints = dict(zip(FACE.joint_names, face.tolist(), strict=True)) | neck
+            looker.wait_until(lambda: page.robot.positions.items() >= moved(source.joints).items(), name)
+            shots[name] = looker.wait_until_still()
+        for name, shot in shots.items():
+            share = (np.abs(shot - shots["neutral"]).max(axis=-1) > 24.0).mean()
+            assert name == "neutral" or share > 0.004, f"{name} changes {share:.2%} of the picture"
+    finally:
+        ended.set()
+        thread.join()
+        page.close()
+    rows = [np.hstack([shots[name] for name in names]) for names in np.array(list(shots)).reshape(2, 4)]
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.vstack(rows).astype(np.uint8)).save(PICTURES / "expressions.png")
+
+
+def moved(joints: dict[str, float]) -> dict[str, float]:
+    """Those that are away from where a scene begins."""
+    return {name: position for name, position in joints.items() if abs(position) > 1e-3}
+
+
+def test_a_recording_is_played_stopped_and_sought(look, tmp_path):
+    bag = synthetic_bag.write_bag(tmp_path / "bag")
+    command = [sys.executable, "-m", "timar_ros.cli", "view", "--bag", str(bag), "--port", "0"]
+    viewer = NodeProcess(command, tmp_path / "view.log", {})
+    try:
+        looker = look(address(viewer, " is at "))
+        before = looker.head()
+        looker.wait_until(lambda: looker.change(before) > 0.01, "the head to move")
+        looker.page.get_by_role("button", name="Pause").click()
+        looker.page.get_by_role("button", name="Play").wait_for()
+        still = looker.wait_until_still()
+        at_s = looker.page.get_by_role("textbox").first.input_value()
+        looker.page.get_by_role("textbox").first.fill("4.4")
+        looker.page.keyboard.press("Enter")
+        looker.wait_until(lambda: looker.change(still) > 0.005, f"another instant than {at_s} s")
+        looker.wait_until(lambda: "self speaks" in looker.text("#talk"), "who spoke then")
+        assert "floor: self" in looker.text("#talk") and "latency 60" in looker.text("#health")
+        looker.save("bag")
+        assert viewer.stop() == 0
+        assert "Traceback" not in viewer.output()
+    finally:
+        viewer.kill()
+
+
+def address(process: NodeProcess, before: str) -> str:
+    """What a process says that the page is at."""
+    output = process.wait_for_output(before, timeout=60.0)
+    return re.search(re.escape(before) + r"(http://127\.0\.0\.1:\d+)", output)[1]
+
+
+@pytest.fixture
+def viewed(graph, look):
+    """A view of the test's own graph: (the node, the page)."""
+    node = graph.start_node("view_node", {"port": 0})
+    return node, look(address(node, "the head is at "))
+
+
+class Swaying:
+    """Publishes joint states of a head that sways, unless paused by `head/pause`; as a head node would."""
+
+    def __init__(self, graph) -> None:
+        from sensor_msgs.msg import JointState
+        from std_srvs.srv import SetBool
+
+        self._graph = graph
+        self._message = JointState
+        self.paused = False
+        self._states = graph.publisher(JointState, "joint_states")
+        self._service = graph.node.create_service(SetBool, "head/pause", self._set)
+        self._timer = graph.node.create_timer(0.02, self._sway)
+
+    def _set(self, request, response):
+        self.paused = request.data
+        response.success, response.message = True, "paused" if request.data else "moving"
+        return response
+
+    def _sway(self) -> None:
+        if not self.paused:
+            phase = 2.0 * math.pi * 0.5 * self._graph.now_ns() * 1e-9
+            self._states.publish(self._message(name=["neck_yaw", "jaw"], position=[0.5 * math.sin(phase), 0.1]))
+
+
+def test_the_head_moves_when_the_topics_do_and_pause_stops_it(graph, viewed):
+    node, looker = viewed
+    rest = looker.wait_until_still()
+    head = Swaying(graph)
+    looker.wait_until(lambda: looker.change(rest) > 0.03, "the head to move")
+
+    looker.page.get_by_role("button", name="Pause the head").click()
+    looker.page.get_by_role("button", name="Let the head go on").wait_for()
+    assert head.paused
+    looker.wait_until_still()
+
+    looker.page.get_by_role("button", name="Let the head go on").click()
+    looker.page.get_by_role("button", name="Pause the head").wait_for()
+    paused = looker.head()
+    looker.wait_until(lambda: looker.change(paused) > 0.03, "the head to go on")
+    assert node.stop() == 0
+    assert "Traceback" not in node.output()
+
+
+def test_a_face_and_who_speaks_are_seen_and_a_head_that_is_not_there_is_told(graph, viewed):
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import JointState
+    from std_msgs.msg import Bool, String
+
+    _, looker = viewed
+    rest = looker.wait_until_still()
+    blendshapes = graph.publisher(JointState, "head/blendshapes")
+    blendshapes.publish(JointState(name=["eyeBlinkLeft", "eyeBlinkRight"], position=[1.0, 1.0]))
+    looker.wait_until(lambda: looker.change(rest) > 0.01, "the lids to close")
+
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    graph.publisher(Bool, "partner/is_speaking", latched).publish(Bool(data=True))
+    graph.publisher(String, "head/floor", latched).publish(String(data="partner"))
+    figures = {f"latency_ms_p{p}": v for p, v in ((50, "24.4"), (95, "31"), (99, "40"))}
+    status = DiagnosticStatus(name="head: latency", values=[KeyValue(key=k, value=v) for k, v in figures.items()])
+    graph.publisher(DiagnosticArray, "/diagnostics").publish(DiagnosticArray(status=[status]))
+    looker.wait_until(lambda: "partner speaks" in looker.text("#talk"), "the partner's voice")
+    looker.wait_until(lambda: "floor: partner" in looker.text("#talk"), "the floor")
+    looker.wait_until(lambda: "latency 24 / 31 / 40 ms" in looker.text("#health"), "the latency")
+    assert "self not known" in looker.text("#talk")
+
+    looker.page.get_by_role("button", name="Pause the head").click()
+    looker.wait_until(lambda: "nobody offers /head/pause" in looker.text(), "what is wrong")
+
+
+def test_intensity_is_that_of_the_head_node(graph, viewed):
+    """Both ways: what the slider says, and what others set."""
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
+
+    _, looker = viewed
+    head = Node("head", context=graph.node.context)
+    head.declare_parameter("intensity", 0.7)
+    executor = SingleThreadedExecutor(context=graph.node.context)
+    executor.add_node(head)
+    field = looker.page.get_by_role("textbox").first
+    spinning = threading.Event()
+
+    def spin() -> None:
+        while not spinning.is_set():
+            executor.spin_once(timeout_sec=0.05)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        looker.wait_until(lambda: field.input_value() == "0.7", "the present intensity")
+        field.fill("1.25")
+        looker.page.keyboard.press("Enter")
+        looker.wait_until(lambda: head.get_parameter("intensity").value == 1.25, "the head's parameter")
+        head.set_parameters([Parameter("intensity", value=0.4)])
+        looker.wait_until(lambda: field.input_value() == "0.4", "what another set")
+    finally:
+        spinning.set()
+        thread.join()
+        executor.shutdown()
+        head.destroy_node()
+
+
+@pytest.mark.heavy
+def test_make_view_shows_a_head_in_conversation_and_ends_with_all_that_it_started(look, tmp_path):
+    """The real graph. Leaves out/view/live.png, which is README's picture."""
+    pytest.importorskip("rclpy")
+    command = [sys.executable, "-m", "timar_ros.cli", "view", "--port", "0"]
+    viewer = NodeProcess(command, tmp_path / "view.log", {"TMPDIR": str(tmp_path)})
+    try:
+        looker = look(address(viewer, "look at "))
+        looker.wait_until(lambda: "self speaks" in looker.text("#talk"), "the own voice", 60.0)
+        looker.wait_until(lambda: "partner speaks" in looker.text("#talk"), "the partner's voice", 60.0)
+        looker.wait_until(lambda: re.search(r"latency \d+ / \d+", looker.text("#health")), "the latency")
+        before = looker.head()
+        looker.wait_until(lambda: looker.change(before) > 0.01, "the head to move")
+        looker.page.wait_for_timeout(8000)  # for a picture with some seconds of angles
+        looker.wait_until(lambda: "self speaks" in looker.text("#talk"), "the own voice again", 60.0)
+        looker.save("live")
+        assert viewer.stop() == 0
+    finally:
+        viewer.kill()
+    domain = re.search(r"ROS_DOMAIN_ID=(\d+)", viewer.output())[1]
+    assert not [p for p in processes() if p[1].get("ROS_DOMAIN_ID") == domain and "timar_ros.nodes" in p[0]]
+    assert not list(tmp_path.glob("timar_view_*"))
+
+
+def processes() -> list[tuple[str, dict[str, str]]]:
+    """Command line and environment of this user's processes."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            pairs = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it ended, or is another user's
+            continue
+        found.append((command, dict(pair.split("=", 1) for pair in pairs if "=" in pair)))
+    return found

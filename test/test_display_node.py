@@ -36,13 +36,13 @@ def test_the_face_follows_the_blendshapes(graph, module):
     assert tuple(faces(states)) == FACE.joint_names
     assert faces(states)["jaw"] == 0.0
     blendshapes.publish(JointState(name=["jawOpen", "eyeBlinkLeft"], position=[0.5, 1.0]))
-    graph.wait_until(lambda: faces(states)["jaw"] == pytest.approx(0.13), "the jaw to open")
+    graph.wait_until(lambda: faces(states)["jaw"] == pytest.approx(0.1225), "the jaw to open")
     assert faces(states)["lid_upper_left"] == pytest.approx(1.08)
     assert faces(states)["lid_upper_right"] == 0.0
     # It stays, though nothing more is said.
     told = len(states)
     graph.wait_until(lambda: sum("jaw" in m.name for _, m in states[told:]) >= 2, "the face to be told again")
-    assert faces(states)["jaw"] == pytest.approx(0.13)
+    assert faces(states)["jaw"] == pytest.approx(0.1225)
 
 
 def test_markers_show_both_voices_and_the_floor(graph):

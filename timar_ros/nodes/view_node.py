@@ -123,7 +123,7 @@ class ViewNode(Node):
     # Out
 
     def _ask_pause(self, pause: bool) -> None:
-        service = self._pause.srv_name
+        service = f"{self._head}/pause"
         if not self._pause.service_is_ready():
             self._page.notify("Cannot pause", f"nobody offers {service}; is a head node running in this namespace?")
             return

@@ -41,9 +41,12 @@ class RobotScene:
             names[joint.child] = f"{names[joint.parent]}/{joint.child}"
             self._frames[joint.name] = server.scene.add_frame(names[joint.child], show_axes=False)
             self._joints[joint.name] = joint
+            origin = np.eye(4) if joint.origin is None else joint.origin
+            self._frames[joint.name].position = origin[:3, 3]
+            self._frames[joint.name].wxyz = trimesh.transformations.quaternion_from_matrix(origin)
             if joint.mimic is not None:
                 self._mimics.setdefault(joint.mimic.joint, []).append(joint)
-            self._place(joint, 0.0)
+                self._place(joint, joint.mimic.offset)
         for mesh_name, mesh in robot.scene.geometry.items():
             link = robot.scene.graph.transforms.parents[mesh_name]
             shape = mesh.copy()
@@ -80,17 +83,15 @@ class RobotScene:
         return moved
 
     def _place(self, joint: yourdfpy.Joint, position: float) -> None:
+        """Set what the joint changes of its frame, and only that."""
         frame = self._frames[joint.name]
         origin = np.eye(4) if joint.origin is None else joint.origin
         if joint.type == "prismatic":
             frame.position = origin[:3, 3] + origin[:3, :3] @ (joint.axis * position)
-            turn = np.array([1.0, 0.0, 0.0, 0.0])
         else:
-            frame.position = origin[:3, 3]
-            turned = 0.0 if joint.type == "fixed" else position
-            axis = np.array([1.0, 0.0, 0.0]) if joint.axis is None else joint.axis / np.linalg.norm(joint.axis)
-            turn = np.array([math.cos(turned / 2.0), *(axis * math.sin(turned / 2.0))])
-        frame.wxyz = _product(trimesh.transformations.quaternion_from_matrix(origin), turn)
+            turned = trimesh.transformations.quaternion_about_axis(position, joint.axis)
+            start = trimesh.transformations.quaternion_from_matrix(origin)
+            frame.wxyz = trimesh.transformations.quaternion_multiply(start, turned)
 
 
 def load_urdf(path: Path) -> yourdfpy.URDF:
@@ -133,8 +134,3 @@ def find_mesh(fname: str, folder: Path) -> str:
             ) from error
     path = Path(fname.removeprefix("file://"))
     return str(path if path.is_absolute() else folder / path)
-
-
-def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Product of two quaternions (w, x, y, z)."""
-    return np.array([a[0] * b[0] - a[1:] @ b[1:], *(a[0] * b[1:] + b[0] * a[1:] + np.cross(a[1:], b[1:]))])

@@ -181,6 +181,7 @@ class Looker:
     """A page in the browser."""
 
     def __init__(self, browser, address: str) -> None:
+        self.clip: dict[str, int] = {}
         self.page = browser.new_page(viewport=SMALL)
         self.page.set_default_timeout(TIMEOUT_S * 1000)
         self.page.goto(address)
@@ -190,9 +191,8 @@ class Looker:
         self.wait_until(lambda: self.head().std() > 30.0, "the head to be drawn")
 
     def head(self) -> np.ndarray:
-        """The left of the page, where the head is: float32 [height, width, 3]."""
-        size = self.page.viewport_size
-        clip = {"x": 0, "y": 0, "width": size["width"] - 330, "height": size["height"]}
+        """The left of the page, where the head is, or `clip` of it: float32 [height, width, 3]."""
+        clip = self.clip or {"x": 0, "y": 0, "width": SMALL["width"] - 330, "height": SMALL["height"]}
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB"), np.float32)
 
     def change(self, before: np.ndarray) -> float:
@@ -284,6 +284,10 @@ def test_every_expression_can_be_seen(look):
     thread.start()
     try:
         looker = look(page.address)
+        looker.page.set_viewport_size({"width": 860, "height": 480})
+        looker.page.get_by_text("timar_ros").click()  # folds the panel
+        looker.clip = {"x": 190, "y": 60, "width": 360, "height": 360}
+        looker.page.get_by_role("button", name="Pause the head").wait_for(state="hidden")
         shots = {}
         for name, wanted in EXPRESSIONS.items():
             weights = {k: v for k, v in wanted.items() if not k.startswith("neck")}

@@ -234,6 +234,7 @@ class Body:
         else:
             warn, said = False, "moving"
         values = {
+            "paused": self._paused,
             "limits": self._limits_told,
             "looking_at": "a target" if self._gaze_until_ns else "ahead",
             "interruptions": self._neck.interruptions,

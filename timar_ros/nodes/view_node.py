@@ -113,6 +113,8 @@ class ViewNode(Node):
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
             self._source.diagnostics(status.name, status.level != DiagnosticStatus.OK, status.message, values)
+            if "paused" in values:  # by whomever
+                self._page.set_paused(values["paused"] == "True")
 
     def _take_parameters(self, event: ParameterEvent) -> None:
         if event.node == self._head:

@@ -109,6 +109,8 @@ class Page:
                 self._asked.put(lambda: intensity(value))
 
     def set_paused(self, paused: bool) -> None:
+        if paused == self._paused:
+            return
         self._paused = paused
         self._pause_button.label = "Let the head go on" if paused else "Pause the head"
         self._pause_button.color = "orange" if paused else "blue"

@@ -142,7 +142,7 @@ class LiveSource:
 
 def in_order(lines: Mapping[str, str]) -> tuple[str, ...]:
     """What there is to say, by status name: the latency first, the faults of inputs last."""
-    parts = ("latency", "policy", "commands")
+    parts = ("motion", "latency", "policy", "commands")
     place = {name: next((i for i, part in enumerate(parts) if name.endswith(part)), len(parts)) for name in lines}
     return tuple(lines[name] for name in sorted(lines, key=lambda name: (place[name], name)) if lines[name])
 
@@ -164,4 +164,6 @@ def status_line(name: str, warn: bool, message: str, values: Mapping[str, str]) 
             f"{sign}{values['commands']} commands, {values.get('refusals', '0')} refused, "
             f"{values.get('limit_violations', '0')} beyond limits"
         )
+    if part == "motion":
+        return f"{sign}{message}" if message != "moving" else ""
     return f"⚠ {source} {part}: {message}" if warn else ""

@@ -100,7 +100,10 @@ def _nodes(context) -> list:
             package="robot_state_publisher",
             executable="robot_state_publisher",
             name="robot_state_publisher",
-            parameters=[clock | {"robot_description": ParameterValue(description, value_type=str)}],
+            # Every message of the face, which come at 25 Hz; by default half of them would be left out.
+            parameters=[
+                clock | {"publish_frequency": 100.0, "robot_description": ParameterValue(description, value_type=str)}
+            ],
             **common,
         ),
     ]

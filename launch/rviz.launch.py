@@ -39,6 +39,12 @@ def generate_launch_description() -> LaunchDescription:
                 "joints; for other robots give their URDF (of a xacro file: what xacro makes of it).",
             ),
             DeclareLaunchArgument(
+                "face",
+                default_value="head",
+                description="Face map that turns blendshapes into the joints of the robot that is shown: a name under "
+                "config/faces, or the path of such a file; empty: none.",
+            ),
+            DeclareLaunchArgument(
                 "rviz",
                 default_value="true",
                 choices=["true", "false"],
@@ -85,13 +91,14 @@ def _nodes(context) -> list:
     common = {"namespace": value("namespace"), "output": "screen"}
     # Typed: a robot called "5" stays a text.
     robot = {"robot": ParameterValue(value("robot"), value_type=str)} if value("robot") else {}
+    face = {"face": ParameterValue(value("face"), value_type=str)} if value("face") else {}
     description = Path(value("urdf")).expanduser().read_text(encoding="utf-8")
     nodes = [
         Node(
             package="timar_ros",
             executable="simulated_head",
             name="simulated_head",
-            parameters=[value("params_file"), clock | robot | {"command": value("command")}],
+            parameters=[value("params_file"), clock | robot | face | {"command": value("command")}],
             remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
             ros_arguments=["--log-level", value("log_level")],
             **common,

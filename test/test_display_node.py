@@ -27,9 +27,9 @@ def markers(received):
     return {(m.ns, m.id): m for m in received[-1][1].markers} if received else {}
 
 
-@pytest.mark.parametrize("module", ["simulated_head", "display_node"])
-def test_the_face_follows_the_blendshapes(graph, module):
-    graph.start_node(module)
+@pytest.mark.parametrize(("module", "parameters"), [("simulated_head", {"face": "head"}), ("display_node", {})])
+def test_the_face_follows_the_blendshapes(graph, module, parameters):
+    graph.start_node(module, parameters)
     states = graph.collect(JointState, "joint_states")
     blendshapes = graph.publisher(JointState, "head/blendshapes")
     graph.wait_until(lambda: faces(states), "a face at rest, for those that start late")

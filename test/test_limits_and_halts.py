@@ -214,7 +214,7 @@ class Scene:
         self._folder = folder
         self._count = 0
         self.graph = Graph(start_node=None)
-        self.simulated = self.start("simulated_head", robot=parameters.get("robot", "generic"), face="")
+        self.simulated = self.start("simulated_head", robot=parameters.get("robot", "generic"))
         self.head = self.start("head_node", head_code, **parameters)
         self.states = self.graph.collect(JointState, "joint_states", 100_000)
         self.commands = self.graph.collect(JointTrajectory, "head_controller/joint_trajectory", 100_000)

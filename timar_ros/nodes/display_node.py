@@ -3,7 +3,8 @@
     head/blendshapes -> joint_states (the face's joints, as each frame is shown)
     self/is_speaking, partner/is_speaking, head/floor -> conversation_markers
 
-The simulated head holds a `Display` of its own; beside a real robot `display_node` runs by itself.
+The simulated head holds a `Display` of its own, with the face where it is asked for, as rviz.launch.py does; beside a
+real robot `display_node` runs by itself.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ from timar_ros.replay.colours import FLOOR_COLOURS, PARTY_COLOURS
 from timar_ros.robot.face_map import FaceMap, weights_by_name
 from timar_ros.stream.frames import PARTNER, SELF
 
-PARAMETERS = (
-    Parameter(
-        "face",
-        "head",
-        "face map that turns blendshapes into joint states: a name under config/faces/ or a YAML file; empty: none",
-        read_only=True,
-    ),
-    Parameter("marker_frame", "base_link", "frame that the markers stand in, under the head", read_only=True),
-)
+
+def parameters(face: str) -> tuple[Parameter, ...]:
+    """What a `Display` needs to be told, with a default for the face."""
+    return (
+        Parameter(
+            "face",
+            face,
+            "face map that turns blendshapes into joint states: a name under config/faces/ or a YAML file; empty: none",
+            read_only=True,
+        ),
+        Parameter("marker_frame", "base_link", "frame that the markers stand in, under the head", read_only=True),
+    )
+
+
+PARAMETERS = parameters(face="head")
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -44,7 +51,7 @@ REPEAT_S = 0.2
 
 
 class Display:
-    """Subscriptions and publishers on a node that has declared `PARAMETERS`.
+    """Subscriptions and publishers on a node that has declared `parameters`.
 
     Raises:
         TimarError: there is no such face map, or it breaks a rule.

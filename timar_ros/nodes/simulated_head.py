@@ -7,8 +7,9 @@ commands are and how often their motion leaves the robot's limits.
     head_controller/joint_trajectory, or the topic of the robot's profile -> joint_states (100 Hz),
     simulated_head/command_latency_ms, simulated_head/refusals, /diagnostics (1 Hz)
 
-The servos of a face that the profile names go at once to where they are sent, and show in joint_states as well. The
-face of urdf/head.urdf follows the head node's blendshapes, and markers show who speaks (see `display_node`).
+The servos of a face that the profile names go at once to where they are sent, and show in joint_states as well. For
+RViz markers show who speaks, and the face of urdf/head.urdf follows the blendshapes where `face` names it (see
+`display_node`).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ PARAMETERS = (
         "take trajectories that leave joints out, as the controller's parameter of that name",
         read_only=True,
     ),
-    *display_node.PARAMETERS,
+    *display_node.parameters(face=""),
 )
 
 

@@ -5,13 +5,14 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import trimesh
+import viser
 
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.resources import share_path
 from timar_ros.robot.face_map import FaceMap, weights_by_name
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.view import head_model
-from timar_ros.view.robot_scene import load_urdf
+from timar_ros.view.robot_scene import RobotScene, load_urdf
 
 URDF = share_path("urdf", "head.urdf")
 FACE = FaceMap.load("head")
@@ -178,3 +179,42 @@ def test_lips_stay_in_one_piece(robot, face):
             along = np.clip(tip[1], -head_model.BAR_HALF, head_model.BAR_HALF)
             gap = np.hypot(tip[1] - along, tip[2])
             assert gap < 2.0 * radius, f"{which} {name}: {gap * 1e3:.1f} mm"
+
+
+MINE = """<robot name="mine">
+  <material name="blue"><color rgba="0 0 1 1"/></material>
+  <link name="base"><visual><geometry><box size="0.1 0.1 0.1"/></geometry><material name="blue"/></visual></link>
+  <link name="neck"><visual><geometry><cylinder radius="0.02" length="0.1"/></geometry></visual></link>
+  <link name="head"><visual><origin xyz="0 0 0.1"/><geometry><sphere radius="0.05"/></geometry></visual></link>
+  <link name="brow"/>
+  <joint name="pan" type="revolute"><parent link="base"/><child link="neck"/>
+    <origin xyz="0.1 0 0.2" rpy="0.3 0 1.5708"/><axis xyz="0 0 1"/>
+    <limit lower="-1" upper="1" velocity="1" effort="1"/></joint>
+  <joint name="tilt" type="continuous"><parent link="neck"/><child link="head"/><origin xyz="0 0 0.1"/>
+    <axis xyz="0 1 0"/></joint>
+  <joint name="lift" type="prismatic"><parent link="head"/><child link="brow"/><origin xyz="0 0 0.1" rpy="0 0.4 0"/>
+    <axis xyz="0 0 1"/><limit lower="0" upper="1" velocity="1" effort="1"/>
+    <mimic joint="tilt" multiplier="0.1" offset="0.02"/></joint>
+</robot>"""
+
+
+@pytest.mark.parametrize("text", [MINE, URDF.read_text()], ids=["mine", "head"])
+def test_the_browser_places_every_link_where_the_urdf_has_it(tmp_path, text):
+    """Against yourdfpy's own kinematics, for a robot of boxes with a joint that mimics another, and for our head."""
+    file = tmp_path / "robot.urdf"
+    file.write_text(text)
+    server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
+    try:
+        scene, robot = RobotScene(server, file), load_urdf(file)
+        positions = {name: 0.01 * (1 + i % 5) for i, name in enumerate(scene.joint_names, 1)}
+        assert scene.show(positions | {"of another robot": 1.0}) == len(positions)
+        assert scene.show(dict.fromkeys(positions, float("nan"))) == 0
+        assert scene.show(positions) == 0, "what did not move is not sent again"
+        robot.update_cfg(positions)
+        for name, joint in robot.joint_map.items():
+            frame = scene._frames[name]
+            placed = trimesh.transformations.quaternion_matrix(frame.wxyz)
+            placed[:3, 3] = frame.position
+            np.testing.assert_allclose(placed, robot.get_transform(joint.child, joint.parent), atol=1e-6, err_msg=name)
+    finally:
+        server.stop()

@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ended = threading.Event()
-    # `kill` ends the page and all that belongs to it as Ctrl-C does.
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    # `kill` and a terminal that is closed end the page and all that belongs to it as Ctrl-C does.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in numbers}
     try:
         if args.bag is not None:
             return show_bag(args, ended)

@@ -44,8 +44,8 @@ bench: $(READY)
 	$(BIN)/timar bench
 
 view: $(READY)
-	$(BIN)/timar view $(if $(BAG),--bag "$(BAG)") $(if $(SELF),--self "$(SELF)") $(if $(PARTNER),--partner "$(PARTNER)") \
-	    $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)")
+	$(BIN)/timar view $(strip $(if $(BAG),--bag "$(BAG)") $(if $(SELF),--self "$(SELF)") \
+	    $(if $(PARTNER),--partner "$(PARTNER)") $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)"))
 
 test: lint
 	$(BIN)/python -m pytest -m "not heavy"

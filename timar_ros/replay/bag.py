@@ -8,9 +8,10 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,12 @@ from scipy.ndimage import median_filter
 from timar_ros.errors import TimarError
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES, rpy_from_quaternion
 from timar_ros.rates import FRAME_NS, SAMPLE_RATE
-from timar_ros.replay.salvage import McapSalvage
+from timar_ros.replay.salvage import McapSalvage, decompressed, unpacked_parts
+from timar_ros.replay.salvage_sqlite import SqliteSalvage
 from timar_ros.robot.command_timing import NO_SOUND
 from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AudioChunk, AudioDecoder
 from timar_ros.stream.frames import PARTNER, SELF
+from timar_ros.stream.trace import TracedHop, decode_hop
 
 # What each topic of the running graph is for; namespaces and the head node's name may differ.
 TOPIC_PATTERNS: dict[str, str] = {
@@ -45,6 +48,10 @@ TOPIC_PATTERNS: dict[str, str] = {
     "trajectories": r"/joint_trajectory$",
     "command_latency": r"/command_latency_ms$",
     "refusals": r"/refusals$",
+    "conversation": r"/conversation$",
+    "trace": r"/trace$",
+    "partner_head_pose": r"/partner/head_pose$",
+    "partner_blendshapes": r"/partner/blendshapes$",
     "diagnostics": r"/diagnostics$",
     "parameters": r"/parameter_events$",
 }
@@ -61,6 +68,7 @@ _EXPECTED = (
 )
 _CLOCK_SLACK_NS = 5_000_000_000  # stamps further than this outside the bag are of another clock
 _JITTER_WINDOW = 25  # packets
+_ZSTD, _ZSTD_MAGIC = ".zstd", b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,10 @@ class Recording:
     refusals: list[Event] = field(default_factory=list)
     diagnostics: dict[str, Status] = field(default_factory=dict)
     parameters: dict[str, dict[str, object]] = field(default_factory=dict)  # by node
+    conversations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # time, facts (stream/trace.py)
+    hops: list[TracedHop] = field(default_factory=list)  # in the order in which they were published
+    partner_head_pose: Signal | None = None
+    partner_blendshapes: Signal | None = None  # of the names that the tracker tells
     topics: dict[str, tuple[str, int]] = field(default_factory=dict)  # type, messages
     losses: list[str] = field(default_factory=list)
 
@@ -258,26 +270,52 @@ def _salvaged_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, s
     """All messages that can be had without index and metadata, then what the metadata misses."""
     counts: Counter[str] = Counter()
     last_ns = 0
-    files = sorted(path.glob("*")) if path.is_dir() else [path]
-    for file in files:
-        if file.suffix == ".mcap":
-            salvage = McapSalvage(file)
+    for file in _storage_files(path):
+        with _uncompressed(file) as (plain, whole):
+            salvage = McapSalvage(plain) if plain.suffix == ".mcap" else SqliteSalvage(plain)
             for message in salvage:
+                data = message.data
+                if data.startswith(_ZSTD_MAGIC):  # compressed message by message; CDR begins with a zero
+                    try:
+                        data = decompressed(data, "zstd")
+                    except Exception:  # the decompressor raises its own kinds on damaged bytes
+                        salvage.broken = True
+                        continue
                 reading.learn_type(message.type_name, message.schema_encoding, message.schema)
                 counts[message.topic] += 1
                 last_ns = max(last_ns, message.time_ns)
-                yield message.topic, message.type_name, message.time_ns, message.data
-            if salvage.broken:
+                yield message.topic, message.type_name, message.time_ns, bytes(data)
+            if salvage.broken or not whole:
                 reading.losses.append(f"{file.name} breaks off: its end is lost")
-        elif file.suffix == ".db3":
-            try:
-                for topic, type_name, time_ns, data in _indexed_messages(file, reading):
-                    counts[topic] += 1
-                    last_ns = max(last_ns, time_ns)
-                    yield topic, type_name, time_ns, data
-            except Exception as error:  # a damaged database: keep the rows before the damage
-                reading.losses.append(f"{file.name} breaks off ({_first_line(error)})")
     reading.losses += _missing_by_metadata(path, counts, last_ns)
+
+
+def _storage_files(path: Path) -> list[Path]:
+    """The storage files of a bag, in the order of their names; split bags number theirs."""
+    files = sorted(path.glob("*"), key=_natural) if path.is_dir() else [path]
+    return [file for file in files if file.name.removesuffix(_ZSTD).endswith((".mcap", ".db3"))]
+
+
+def _natural(path: Path) -> list[object]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+@contextmanager
+def _uncompressed(file: Path) -> Iterator[tuple[Path, bool]]:
+    """A storage file as it was before it was compressed, and whether all of it could be had."""
+    if not file.name.endswith(_ZSTD):
+        yield file, True
+        return
+    with TemporaryDirectory() as folder:
+        plain = Path(folder, file.name.removesuffix(_ZSTD))
+        whole = True
+        with file.open("rb") as packed, plain.open("wb") as unpacked:
+            try:
+                for part in unpacked_parts(packed):
+                    unpacked.write(part)
+            except Exception:  # the same
+                whole = False
+        yield plain, whole
 
 
 def _missing_by_metadata(path: Path, counts: Counter[str], last_ns: int) -> list[str]:
@@ -322,10 +360,13 @@ class _Reading:
         """Makes a message type of the bag readable that ROS's own packages do not have."""
         if type_name in self._store.fielddefs or not definition:
             return
-        if encoding == "ros2msg":
-            self._store.register(get_types_from_msg(definition, type_name))
-        elif encoding == "ros2idl":
-            self._store.register(get_types_from_idl(definition))
+        try:
+            if encoding == "ros2msg":
+                self._store.register(get_types_from_msg(definition, type_name))
+            elif encoding == "ros2idl":
+                self._store.register(get_types_from_idl(definition))
+        except Exception as error:  # the parser raises its own kinds; the topic's messages are then told as unreadable
+            self.losses.append(f"the definition of {type_name} cannot be read ({_first_line(error)})")
 
     def add_all(self, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
         for topic, type_name, time_ns, data in messages:
@@ -368,9 +409,9 @@ class _Reading:
             self._audio_info[role.removesuffix("_info")] = message
             self._decoders.pop(role.removesuffix("_info"), None)
             return None
-        if role in ("joint_states", "blendshapes"):
+        if role in ("joint_states", "blendshapes", "partner_blendshapes"):
             return _stamp_ns(message), tuple(message.name), np.array(message.position, np.float64)
-        if role == "head_pose":
+        if role in ("head_pose", "partner_head_pose"):
             q = message.quaternion
             return _stamp_ns(message), ("x", "y", "z", "w"), np.array([q.x, q.y, q.z, q.w])
         if role == "trajectories":
@@ -381,6 +422,10 @@ class _Reading:
             return _stamp_ns(message), names, np.array(first, np.float64)
         if role == "command_latency":
             return None, ("latency_ms",), np.array([message.data], np.float64)
+        if role == "trace":
+            return decode_hop(bytes(message.data))
+        if role == "conversation":
+            return dict(json.loads(message.data))
         if role == "turns":
             turn = json.loads(message.data)
             return Turn(int(turn["frame"]), int(turn["stamp_ns"]), str(turn["reason"]), str(turn["floor"]))
@@ -441,6 +486,10 @@ class _Reading:
                 made.diagnostics[name] = Status(name, level, message, values, time_ns)
         for _, (node, values) in self._of("parameters"):
             made.parameters.setdefault(node, {}).update(values)
+        made.partner_head_pose = _signal(self._of("partner_head_pose"), None)
+        made.partner_blendshapes = _signal(self._of("partner_blendshapes"), None)
+        made.conversations = self._of("conversation")
+        made.hops = [hop for _, hop in self._of("trace")]
         seen = set(self._role_of.values())
         self.losses += [
             f"nothing was recorded of {TOPIC_PATTERNS[role].split('/', 1)[1].rstrip('$')}"

@@ -17,6 +17,7 @@ COMMANDS = {
         "timar_ros.demo",
         "play a conversation through the real nodes; leaves a bag, a report and a video",
     ),
+    "evaluate": ("timar_ros.replay.evaluate", "score policies on recorded conversations, or finished motion"),
     "generate": ("timar_ros.learn.generate", "make dialogues of two voices and heads to train on"),
     "hearing": ("timar_ros.replay.hearing", "show whether a policy hears both voices"),
     "robot": ("timar_ros.replay.robot_command", "explain a robot profile, find what is wrong with it"),

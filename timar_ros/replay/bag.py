@@ -7,12 +7,12 @@ goes; what is missing is empty or None, and `Recording.losses` says in words wha
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -20,6 +20,7 @@ import yaml
 from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 from scipy.ndimage import median_filter
 
 from timar_ros.errors import TimarError
@@ -150,6 +151,24 @@ class Status:
     time_ns: int
 
 
+class BagMessage(NamedTuple):
+    """One message as it was stored; `role` of `TOPIC_PATTERNS`, or None."""
+
+    role: str | None
+    topic: str
+    type_name: str
+    time_ns: int
+    data: bytes
+
+
+class BagMessages(NamedTuple):
+    """Messages as they were stored, what was lost, and a type store that knows the bag's types."""
+
+    messages: list[BagMessage]
+    losses: list[str]
+    store: Typestore
+
+
 @dataclass
 class Recording:
     """A conversation as recorded; signals that were not recorded are None or empty."""
@@ -225,6 +244,38 @@ def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) ->
         TimarError: no bag there, nothing in it can be read, or a role is unknown.
     """
     path = Path(path)
+    return _read(path, topics, lambda reading, messages: reading.add_all(messages)).recording(path)
+
+
+def read_messages(
+    path: str | Path, roles: Iterable[str], extra: Iterable[str] = (), topics: Mapping[str, str] | None = None
+) -> "BagMessages":
+    """The messages of some roles and of `extra` topics as bytes, in the order of their times.
+
+    Raises:
+        TimarError: as `read_recording`.
+    """
+    roles, extra = set(roles), set(extra)
+    found: list[BagMessage] = []
+
+    def take(reading: _Reading, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
+        found.clear()
+        for topic, type_name, time_ns, data in messages:
+            reading.messages += 1
+            role = reading.role(topic, type_name)
+            if role in roles or topic in extra:
+                found.append(BagMessage(role if role in roles else None, topic, type_name, time_ns, bytes(data)))
+
+    reading = _read(Path(path), topics, take)
+    return BagMessages(sorted(found, key=lambda message: message.time_ns), reading.losses, reading.store)
+
+
+def _read(
+    path: Path,
+    topics: Mapping[str, str] | None,
+    take: Callable[["_Reading", Iterable[tuple[str, str, int, bytes]]], None],
+) -> "_Reading":
+    """Gives `take` the messages by the bag's index, or, from the start again, what a damaged one still holds."""
     if not path.exists():
         raise TimarError(f"there is no recording at {path}; expected a rosbag2 folder; "
                          "pass the folder that holds metadata.yaml")  # fmt: skip
@@ -236,17 +287,17 @@ def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) ->
         )
     reading = _Reading(dict(topics or {}))
     try:
-        reading.add_all(_indexed_messages(path, reading))
+        take(reading, _indexed_messages(path, reading))
     except Exception as error:  # readers raise many kinds on a damaged file; then salvage it
         reading = _Reading(dict(topics or {}))
         reading.losses.append(f"the bag is damaged or incomplete ({_first_line(error)})")
-        reading.add_all(_salvaged_messages(path, reading))
+        take(reading, _salvaged_messages(path, reading))
     if not reading.messages:
         raise TimarError(
             f"nothing could be read from {path}; expected a rosbag2 recorded as mcap or sqlite3; "
             "record it again, or pass another folder" + "".join(f" ({loss})" for loss in reading.losses)
         )
-    return reading.recording(path)
+    return reading
 
 
 def _first_line(error: Exception) -> str:
@@ -254,16 +305,35 @@ def _first_line(error: Exception) -> str:
 
 
 def _indexed_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
-    with Reader(path) as bag:
-        for connection in bag.connections:
-            definition = connection.msgdef
-            encoding = {
-                MessageDefinitionFormat.MSG: "ros2msg",
-                MessageDefinitionFormat.IDL: "ros2idl",
-            }.get(definition.format, "")
-            reading.learn_type(connection.msgtype, encoding, definition.data)
-        for connection, time_ns, data in bag.messages():
-            yield connection.topic, connection.msgtype, time_ns, data
+    """All messages by the files' own indexes, file by file; raises where one of them is damaged.
+
+    rosbags' reader of whole folders is not asked: it passes over topics, without a word, whose QoS in metadata.yaml
+    differs from that in the file, as in bags that were converted.
+    """
+    counts: Counter[str] = Counter()
+    last_ns = 0
+    for file in _storage_files(path):
+        with _uncompressed(file) as (plain, whole), Reader(plain) as bag:
+            if not whole:
+                raise EOFError(f"{file.name} breaks off")
+            for connection in bag.connections:
+                definition = connection.msgdef
+                encoding = {
+                    MessageDefinitionFormat.MSG: "ros2msg",
+                    MessageDefinitionFormat.IDL: "ros2idl",
+                }.get(definition.format, "")
+                reading.learn_type(connection.msgtype, encoding, definition.data)
+            for connection, time_ns, data in bag.messages():
+                counts[connection.topic] += 1
+                last_ns = max(last_ns, time_ns)
+                yield connection.topic, connection.msgtype, time_ns, _plain_data(data)
+    if (path / "metadata.yaml").is_file():
+        reading.losses += _missing_by_metadata(path, counts, last_ns)
+
+
+def _plain_data(data: bytes) -> bytes:
+    """A message's bytes; compressed ones are told by their magic number, where CDR begins with a zero."""
+    return bytes(decompressed(data, "zstd")) if data[:4] == _ZSTD_MAGIC else data
 
 
 def _salvaged_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
@@ -274,17 +344,15 @@ def _salvaged_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, s
         with _uncompressed(file) as (plain, whole):
             salvage = McapSalvage(plain) if plain.suffix == ".mcap" else SqliteSalvage(plain)
             for message in salvage:
-                data = message.data
-                if data.startswith(_ZSTD_MAGIC):  # compressed message by message; CDR begins with a zero
-                    try:
-                        data = decompressed(data, "zstd")
-                    except Exception:  # the decompressor raises its own kinds on damaged bytes
-                        salvage.broken = True
-                        continue
+                try:
+                    data = _plain_data(message.data)
+                except Exception:  # the decompressor raises its own kinds on damaged bytes
+                    salvage.broken = True
+                    continue
                 reading.learn_type(message.type_name, message.schema_encoding, message.schema)
                 counts[message.topic] += 1
                 last_ns = max(last_ns, message.time_ns)
-                yield message.topic, message.type_name, message.time_ns, bytes(data)
+                yield message.topic, message.type_name, message.time_ns, data
             if salvage.broken or not whole:
                 reading.losses.append(f"{file.name} breaks off: its end is lost")
     reading.losses += _missing_by_metadata(path, counts, last_ns)
@@ -329,7 +397,8 @@ def _missing_by_metadata(path: Path, counts: Counter[str], last_ns: int) -> list
         }
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return ["there is no usable metadata.yaml, so how much is lost at the end is unknown"]
-    losses = []
+    listed = [Path(str(name)).name for name in info.get("relative_file_paths") or ()]
+    losses = [f"{name} is missing" for name in listed if path.is_dir() and not (path / name).exists()]
     if last_ns and end_ns - last_ns > 50_000_000:
         losses.append(f"the last {(end_ns - last_ns) / 1e9:.1f} s are lost")
     losses += [
@@ -347,7 +416,7 @@ class _Reading:
         self.losses: list[str] = []
         self.messages = 0
         self._topics = topics
-        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self.store = get_typestore(Stores.ROS2_JAZZY)
         self._types: dict[str, tuple[str, int]] = {}
         self._role_of: dict[str, str | None] = {}
         self._collected: dict[str, list[tuple[int, Any]]] = defaultdict(list)
@@ -358,13 +427,13 @@ class _Reading:
 
     def learn_type(self, type_name: str, encoding: str, definition: str) -> None:
         """Makes a message type of the bag readable that ROS's own packages do not have."""
-        if type_name in self._store.fielddefs or not definition:
+        if type_name in self.store.fielddefs or not definition:
             return
         try:
             if encoding == "ros2msg":
-                self._store.register(get_types_from_msg(definition, type_name))
+                self.store.register(get_types_from_msg(definition, type_name))
             elif encoding == "ros2idl":
-                self._store.register(get_types_from_idl(definition))
+                self.store.register(get_types_from_idl(definition))
         except Exception as error:  # the parser raises its own kinds; the topic's messages are then told as unreadable
             self.losses.append(f"the definition of {type_name} cannot be read ({_first_line(error)})")
 
@@ -374,17 +443,18 @@ class _Reading:
             self._first_ns = min(self._first_ns, time_ns)
             self._last_ns = max(self._last_ns, time_ns)
             self._types[topic] = (type_name, self._types.get(topic, ("", 0))[1] + 1)
-            role = self._role(topic, type_name)
+            role = self.role(topic, type_name)
             if role is None:
                 continue
             try:
-                message = self._store.deserialize_cdr(data, type_name)
+                message = self.store.deserialize_cdr(data, type_name)
                 self._collected[topic].append((time_ns, self._decode(role, type_name, message)))
             except Exception as error:  # damaged bytes make decoders raise anything
                 count, first = self._unreadable.get(topic, (0, _first_line(error)))
                 self._unreadable[topic] = (count + 1, first)
 
-    def _role(self, topic: str, type_name: str) -> str | None:
+    def role(self, topic: str, type_name: str) -> str | None:
+        """What a topic is for, of `TOPIC_PATTERNS`; None for what is not read."""
         if topic not in self._role_of:
             named = {name: role for role, name in self._topics.items()}
             role = named.get(topic) or next(

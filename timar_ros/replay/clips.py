@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import yaml
 
 from timar_ros.errors import TimarError
 from timar_ros.motion.channels import HEAD_CHANNELS, MOTION_DIM
@@ -200,12 +201,12 @@ def _is_bag(path: Path) -> bool:
 
 def _conversations_in(path: Path) -> int:
     """How often a head node began a conversation in a bag, by its metadata alone; 1 where that does not tell."""
-    from rosbags.rosbag2 import Reader
-
     try:
-        with Reader(path) as bag:
-            return max(sum(c.msgcount for c in bag.connections if c.topic.endswith("/conversation")), 1)
-    except Exception:  # readers raise many kinds on a damaged file; reading it will tell
+        text = (path / "metadata.yaml").read_text(encoding="utf-8")
+        entries = yaml.safe_load(text)["rosbag2_bagfile_information"]["topics_with_message_count"]
+        begun = [e["message_count"] for e in entries if e["topic_metadata"]["name"].endswith("/conversation")]
+        return max(sum(begun), 1)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
         return 1
 
 

@@ -15,6 +15,8 @@ from timar_ros.replay.trial import LIVE, Settings, Trial, Variant, plain, run_tr
 
 LOW, HIGH, TRUTH, NEAR_ZERO = "low", "high", "truth", "near zero"
 RESAMPLES = 2000
+LIMITS = ("position", "velocity", "acceleration", "jerk")
+_FLOOR_WORDS = {"self": "while self speaks", "partner": "while the partner speaks", "nobody": "while nobody speaks"}
 CONFIDENCE = 95
 
 
@@ -22,6 +24,7 @@ CONFIDENCE = 95
 class Row:
     """One figure of the table: where it is found, what it is called, and which value is the better one."""
 
+    group: str
     path: str
     label: str
     unit: str = ""
@@ -29,40 +32,47 @@ class Row:
 
 
 def _rows() -> tuple[Row, ...]:
-    rows = []
-    for metric, name, better in (
-        ("fd", "FD", LOW),
-        ("paired_fd", "paired FD", LOW),
-        ("mse", "MSE", LOW),
-        ("sid", "SID", HIGH),
-        ("rpcc", "rPCC", LOW),
-    ):
-        rows += [Row(f"{metric}.{group}", f"{name} {group}", "", better) for group in ("exp", "jaw", "pose")]
-    rows += [
-        Row("lips.correlation", "lips, correlation", "", HIGH),
-        Row("lips.offset_ms", "lips, late by", "ms", NEAR_ZERO),
-        Row("lips.voice_correlation", "lips with own voice", "", TRUTH),
-        Row("head.sd_deg", "head, spread", "°", TRUTH),
-        Row("head.speed_p95_deg_s", "head, speed p95", "°/s", TRUTH),
-        Row("head.acceleration_p95_deg_s2", "head, acceleration p95", "°/s²", TRUTH),
-        Row("jerk.ratio", "jerk, over the truth's", "×", LOW),
+    published, floors = "against the true motion", ("self", "partner", "nobody")
+    rows = [
+        Row(published, f"{metric}.{group}", f"{name} {group}", "", better)
+        for metric, name, better in (
+            ("fd", "FD", LOW),
+            ("paired_fd", "paired FD", LOW),
+            ("mse", "MSE", LOW),
+            ("sid", "SID", HIGH),
+            ("rpcc", "rPCC", LOW),
+        )
+        for group in ("exp", "jaw", "pose")
     ]
-    for floor in ("self", "partner", "nobody"):
-        rows.append(Row(f"movement.head.{floor}", f"head moves, {floor} speaking", "°/s", TRUTH))
-    for floor in ("self", "partner", "nobody"):
-        rows.append(Row(f"movement.mouth.{floor}", f"mouth moves, {floor} speaking", "/s", TRUTH))
-    for floor in ("self", "partner", "nobody"):
-        rows.append(Row(f"nods_per_minute.{floor}", f"nods, {floor} speaking", "/min", TRUTH))
     rows += [
-        Row("responses.motion_share", "partner's pauses answered by motion", "", TRUTH),
-        Row("responses.motion_delay_ms", "… after", "ms", TRUTH),
-        Row("blinks.per_minute", "blinks", "/min", TRUTH),
-        Row("frozen.seconds", "frozen", "s", LOW),
-        *(Row(f"limits.{name}", f"limits, {name}", "") for name in ("velocity", "acceleration", "jerk")),
-        Row("live.largest_difference", "differs from the live motion by"),
-        Row("system.latency_ms.p50", "live latency p50", "ms"),
-        Row("system.latency_ms.p99", "live latency p99", "ms"),
-        Row("system.deadline_miss_percent", "live deadline misses", "%"),
+        Row("lips", "lips.correlation", "correlation", "", HIGH),
+        Row("lips", "lips.offset_ms", "late by", "ms", NEAR_ZERO),
+        Row("lips", "lips.voice_correlation", "correlation with the own voice", "", TRUTH),
+        Row("lips", "lips.voice_offset_ms", "late after the own voice by", "ms", TRUTH),
+        Row("head", "head.sd_deg", "spread", "°", TRUTH),
+        Row("head", "head.speed_p95_deg_s", "speed, p95", "°/s", TRUTH),
+        Row("head", "head.acceleration_p95_deg_s2", "acceleration, p95", "°/s²", TRUTH),
+        Row("head", "jerk.ratio", "jerk, over the truth's", "×", LOW),
+        Row("head", "frozen.seconds", "frozen", "s", LOW),
+    ]
+    for path, name, unit in (
+        ("movement.head", "head moves", "°/s"),
+        ("movement.mouth", "mouth moves", "/s"),
+        ("nods_per_minute", "nods", "/min"),
+    ):
+        rows += [Row(name, f"{path}.{floor}", _FLOOR_WORDS[floor], unit, TRUTH) for floor in floors]
+    rows += [
+        Row("answers", "responses.motion_share", "partner's pauses answered by motion, share", "", TRUTH),
+        Row("answers", "responses.motion_delay_ms", "after", "ms", TRUTH),
+        Row("answers", "blinks.per_minute", "blinks", "/min", TRUTH),
+        *(Row("use of the robot's limits", f"limits.{name}", name, "of 1") for name in LIMITS),
+        Row("live", "live.largest_difference", "largest difference from the live motion"),
+        Row("live", "system.latency_ms.p50", "latency, p50", "ms"),
+        Row("live", "system.latency_ms.p95", "latency, p95", "ms"),
+        Row("live", "system.latency_ms.p99", "latency, p99", "ms"),
+        Row("live", "system.deadline_miss_percent", "deadline misses", "%"),
+        Row("live", "system.voice_missing_ms.self", "gaps in the own voice", "ms"),
+        Row("live", "system.voice_missing_ms.partner", "gaps in the partner's voice", "ms"),
     ]
     return tuple(rows)
 
@@ -244,10 +254,13 @@ def table(comparison: Comparison) -> str:
     """The rows as lines of text; the best of a row has a star."""
     summaries, truth = comparison.summaries(), comparison.truth()
     head = ["", *(summary.label for summary in summaries), *(["true person"] if truth else [])]
-    lines = [head]
+    lines, group = [head], ""
     for row in shown_rows(summaries):
+        if row.group != group:
+            group = row.group
+            lines.append([group, *[""] * (len(head) - 1)])
         winners = best(row, summaries, truth)
-        name = f"{row.label} [{row.unit}]" if row.unit else row.label
+        name = f"  {row.label} [{row.unit}]" if row.unit else f"  {row.label}"
         cells = [number(s.value(row.path)) + ("*" if k in winners else " ") for k, s in enumerate(summaries)]
         lines.append([name, *cells, *([number(truth.get(row.path)) + " "] if truth else [])])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]

@@ -35,11 +35,12 @@ TRUE_PERSON = "true person"
 _COLOURS = ("--curve1", "--curve2", "--curve3", "--curve4", "--curve5", "--curve6")
 _HEAD_ROWS = (("yaw", 2), ("pitch", 1), ("roll", 0))
 _PALETTE = """<style>
-:root { --curve1: #1287a6; --curve2: #c43b3b; --curve3: #22824e; --curve4: #8157c0; --curve5: #c8701a;
+:root { --curve1: #c43b3b; --curve2: #22824e; --curve3: #8157c0; --curve4: #2563c9; --curve5: #946a12;
   --curve6: #6b7680; }
-@media (prefers-color-scheme: dark) { :root { --curve1: #3fb8d6; --curve2: #f27d75; --curve3: #57c48b;
-  --curve4: #b084de; --curve5: #f2a65a; --curve6: #9aa8b4; } }
+@media (prefers-color-scheme: dark) { :root { --curve1: #f27d75; --curve2: #57c48b; --curve3: #b084de;
+  --curve4: #7aa5f5; --curve5: #d9b25c; --curve6: #9aa8b4; } }
 table.compare th, table.compare td { padding-right: 18px; } table.compare td small { color: var(--muted); }
+table.compare tr.group td { font-weight: 600; padding-top: 14px; }
 </style>"""
 
 
@@ -86,8 +87,13 @@ def _table(summaries: Sequence[Summary], truth: Mapping[str, Any]) -> str:
         return ""
     head = "".join(f'<th class="number">{html.escape(summary.label)}</th>' for summary in summaries)
     head += f'<th class="number">{TRUE_PERSON}</th>' if truth else ""
-    rows = []
+    rows, group = [], ""
     for row in shown_rows(summaries):
+        if row.group != group:
+            group = row.group
+            rows.append(
+                f'<tr class="group"><td colspan="{len(summaries) + 1 + bool(truth)}">{html.escape(group)}</td></tr>'
+            )
         winners = best(row, summaries, truth)
         cells = "".join(_cell(row, summary, k in winners) for k, summary in enumerate(summaries))
         if truth:
@@ -198,7 +204,8 @@ def _video(recording: Recording, tracks: Mapping[str, MotionTrack], start_s: flo
         file = render_side_by_side(recording, motions, Path(folder, "heads.mp4"), start_ns, seconds)
         data = base64.b64encode(file.read_bytes()).decode()
     return (
-        f'<video controls preload="metadata" src="data:video/mp4;base64,{data}"></video>'
+        f'<video controls preload="metadata" style="max-width:{300 * max(2, min(4, len(tracks)))}px" '
+        f'src="data:video/mp4;base64,{data}"></video>'
         f'<p class="muted"><small>From {start_s:g} s on. Own voice left, partner right. Of a person recorded in FLAME '
         "the head's rotation and the jaw are shown.</small></p>"
     )

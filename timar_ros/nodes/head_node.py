@@ -95,7 +95,9 @@ class HeadNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._begin_conversation()
         result = super().on_activate(state)
-        facts = conversation_facts(self._settings, self._policy.name, str(self._stepper.device), torch.__version__)
+        device, precision = self._stepper.device, self._stepper.precision
+        how = {"hop_frames": self._hop_frames, "precision": precision, "device": device, "torch": torch.__version__}
+        facts = conversation_facts(self._settings, self._policy.name, self._policy.folder, **how)
         self._facts.publish(String(data=facts))
         self._stopping.clear()
         self._body.start()

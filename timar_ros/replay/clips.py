@@ -54,8 +54,10 @@ class LiveRun:
     whole: bool
 
     @property
-    def parameters(self) -> Mapping[str, Any]:
-        return self.facts.get("parameters", {})
+    def told(self) -> dict[str, Any]:
+        """The head node's parameters, those it had left open as they were settled."""
+        settled = {name: self.facts[name] for name in ("hop_frames", "precision", "fingerprint") if name in self.facts}
+        return dict(self.facts.get("parameters", {})) | settled
 
 
 @dataclass(frozen=True)

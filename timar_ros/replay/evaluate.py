@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from timar_ros import parallel
 from timar_ros.errors import TimarError
+from timar_ros.model.precision import PRECISIONS
 from timar_ros.replay.bag import TOPIC_PATTERNS
 from timar_ros.replay.behaviour_metrics import behaviour_metrics
 from timar_ros.replay.clips import ClipSource, find_clips
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--hop-frames", type=int, help="frames of 40 ms that the policy advances by")
     how.add_argument("--turns", choices=("floor", "fixed"), help="turns of the conversation, or the published second")
     how.add_argument("--temperature", type=float, help="factor on the policy's noise, 0 for none")
+    how.add_argument("--precision", choices=PRECISIONS, help="of the policy's computation; as live, else auto")
     how.add_argument("--device", choices=("auto", "cuda", "cpu"), default="cpu", help="where policies run")
     how.add_argument("--robot", default="generic", help="profile whose limits are looked at; none: leave that out")
     results = parser.add_argument_group("results")
@@ -77,7 +79,12 @@ def run(args: argparse.Namespace) -> int:
     variants = _variants(args)
     _check(args)
     settings = Settings(
-        args.hop_frames, args.turns, args.temperature, args.device, None if args.robot == "none" else args.robot
+        args.hop_frames,
+        args.turns,
+        args.temperature,
+        args.precision,
+        args.device,
+        None if args.robot == "none" else args.robot,
     )
     if args.out is not None:
         (args.out / "motion").mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,17 +68,23 @@ def hear_frames(frames: Sequence[Frame], hop_frames: int = 2, turns: str = "floo
 def move(
     policy: Stepper, heard: HeardConversation, hop_frames: int = 2, hops: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Motion [frames, channels] of a heard conversation, hop by hop from a fresh start.
+    """Motion [frames, 55] of a heard conversation, hop by hop from a fresh start.
 
     Args:
         hops: frames of each hop as they went live, where late hops were merged; else each has `hop_frames`, and what
             does not fill one at the end is left out.
     """
+    return np.concatenate(list(hop_motions(policy, heard, hop_frames, hops)))
+
+
+def hop_motions(
+    policy: Stepper, heard: HeardConversation, hop_frames: int = 2, hops: Sequence[int] | None = None
+) -> Iterator[np.ndarray]:
+    """The same hop by hop; the policy may be looked at in between."""
     policy.reset()
-    motion, first = [], 0
+    first = 0
     for count in hops or [hop_frames] * (len(heard.frames) // hop_frames):
         hop = slice(first, first + count)
         boundaries = [boundary for update in heard.updates[hop] for boundary in update.boundaries]
-        motion.append(policy.step(heard.frames[hop], boundaries))
+        yield policy.step(heard.frames[hop], boundaries)
         first += count
-    return np.concatenate(motion)

@@ -18,15 +18,18 @@ from timar_ros.replay.behaviour_metrics import behaviour_metrics, floor_by_frame
 from timar_ros.replay.clips import Clip, ClipSource
 from timar_ros.replay.limit_use import limit_use
 from timar_ros.replay.motion_track import MotionTrack, track_of
-from timar_ros.replay.offline import HeardConversation, frames_of, hear_frames, move, read_voice
+from timar_ros.replay.offline import HeardConversation, frames_of, hear_frames, hop_motions, read_voice
 from timar_ros.replay.perturbations import perturbed
 from timar_ros.replay.published_metrics import published_metrics
 from timar_ros.resources import share_path
 from timar_ros.robot.profile import RobotProfile
+from timar_ros.stream.device import choose_device
 from timar_ros.stream.frames import SELF, Frame
-from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.published_policy import PublishedPolicy
+from timar_ros.stream.steppers import AUTO, HOP, frames_in_hop, make_stepper
 from timar_ros.stream.trace import policy_fingerprint
 
+HOP_FRAMES = 2
 LIVE = "live"
 """Stands for a policy's name: the motion that was recorded, not drawn anew."""
 
@@ -38,6 +41,7 @@ class Settings:
     hop_frames: int | None = None
     turns: str | None = None
     temperature: float | None = None
+    precision: str | None = None
     device: str = "cpu"
     robot: str | None = "generic"
 
@@ -97,20 +101,19 @@ def run_trial(source: ClipSource, variant: Variant, settings: Settings, others: 
 def _run(source: ClipSource, variant: Variant, settings: Settings, others: Sequence[ClipSource]) -> Trial:
     clip = _read(source)
     began = time.perf_counter()
-    plain = _hear(source, None, *_hearing(clip, settings), ())
-    plain_s = time.perf_counter() - began
+    plain = _hear(source, None, 2, "floor", ())
     notes: list[str] = list(clip.notes)
     figures: dict[str, Any] = {}
     if variant.policy == LIVE:
         if clip.recorded is None:
             raise TimarError(f"{clip.name} holds no recorded motion; leave the policy 'live' out")
-        track, policy_name, seed, hops, wall_s = clip.recorded, LIVE, 0, None, plain_s
+        track, policy_name, seed, hops = clip.recorded, LIVE, 0, None
     else:
-        drawn = _draw(clip, source, variant, settings, others, plain)
+        drawn = _draw(clip, source, variant, settings, others)
         track, policy_name, seed, hops = drawn.track, drawn.policy, drawn.seed, drawn.hops
         notes += drawn.notes
         figures["live"] = drawn.against_live
-        wall_s = time.perf_counter() - began
+    wall_s = time.perf_counter() - began
     count = len(track)
     hops = hops or [2] * (count // 2)
     if settings.robot is not None:
@@ -143,32 +146,30 @@ class _Drawn:
     notes: list[str]
 
 
-def _draw(
-    clip: Clip,
-    source: ClipSource,
-    variant: Variant,
-    settings: Settings,
-    others: Sequence[ClipSource],
-    plain: HeardConversation,
-) -> _Drawn:
-    told = clip.live.parameters if clip.live else {}
+def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, others: Sequence[ClipSource]) -> _Drawn:
+    told = clip.live.told if clip.live else {}
     name = variant.policy or str(told.get("policy", "default"))
-    seed = int(told.get("seed", 0)) if variant.seed is None else variant.seed
-    hop_frames, turns = _hearing(clip, settings)
-    temperature = float(told.get("temperature", 1.0)) if settings.temperature is None else settings.temperature
-    asked = {"seed": seed, "hop_frames": hop_frames, "turns": turns, "temperature": temperature}
-    same = clip.live is not None and variant.perturbation is None and all(told.get(k) == v for k, v in asked.items())
-    same = same and name == told.get("policy")
+    precision = settings.precision or str(told.get("precision", "auto"))
+    policy = _policy(name, precision)
+    device = choose_device(settings.device)
+    hop_frames = settings.hop_frames or told.get("hop_frames") or frames_in_hop(policy, AUTO, HOP_FRAMES, device)
+    asked = {
+        "policy": name,
+        "seed": int(told.get("seed", 0)) if variant.seed is None else variant.seed,
+        "hop_frames": frames_in_hop(policy, HOP, hop_frames, device),
+        "turns": settings.turns or str(told.get("turns", "floor")),
+        "temperature": float(told.get("temperature", 1.0)) if settings.temperature is None else settings.temperature,
+        "precision": precision,
+    }
     notes = []
-    if same and clip.live.facts.get("fingerprint") not in (None, policy_fingerprint(name)):
+    same = clip.live is not None and variant.perturbation is None and all(told.get(k) == v for k, v in asked.items())
+    if same and told.get("fingerprint") not in (None, policy_fingerprint(policy.folder)):
         notes.append(f"{clip.name}: the policy {name} here is not the one that ran live, though its name is the same")
         same = False
     repeats = same and clip.live.whole
     torch.set_num_threads(int(told.get("threads", 1)) if repeats else 1)
-    heard = plain
-    if variant.perturbation is not None:
-        heard = _hear(source, variant.perturbation, hop_frames, turns, tuple(others))
-    hops = [hop_frames] * (len(clip.frames) // hop_frames)
+    heard = _hear(source, variant.perturbation, asked["hop_frames"], asked["turns"], tuple(others))
+    hops = [asked["hop_frames"]] * (len(clip.frames) // asked["hop_frames"])
     differing = None
     if repeats:
         live_updates = tuple(update for traced in clip.live.hops for update in traced.hop.updates)
@@ -180,20 +181,20 @@ def _draw(
                 "(another processor or version); the decisions of the live run were used"
             )
             heard = HeardConversation(heard.frames[: len(live_updates)], live_updates)
-    stepper = IncrementalPolicy(_policy(name), settings.device, seed, Sampling.from_policy(_policy(name), temperature))
-    track = track_of(move(stepper, heard, hop_frames, hops))
+    stepper = make_stepper(policy, settings.device, asked["seed"], asked["temperature"], precision, asked["hop_frames"])
+    shown, flame = [], []
+    for motion in hop_motions(stepper, heard, hops=hops):
+        shown.append(motion)
+        if isinstance(stepper, PublishedPolicy):
+            flame.append(stepper.flame_motion)
+    drawn = np.concatenate(shown)
     against_live: dict[str, Any] = {"largest_difference": None, "exact": None, "differing_decisions": differing}
     if repeats:
         live_motion = np.concatenate([traced.hop.motion for traced in clip.live.hops])
-        largest = float(np.abs(track.values - live_motion).max())
+        largest = float(np.abs(drawn - live_motion).max())
         against_live |= {"largest_difference": largest, "exact": largest == 0.0}
-    return _Drawn(track, name, seed, hops, against_live, notes)
-
-
-def _hearing(clip: Clip, settings: Settings) -> tuple[int, str]:
-    """Frames of a hop and kind of turns: as asked for, else as live, else the defaults."""
-    told = clip.live.parameters if clip.live else {}
-    return settings.hop_frames or int(told.get("hop_frames", 2)), settings.turns or str(told.get("turns", "floor"))
+    track = track_of(np.concatenate(flame) if flame else drawn)
+    return _Drawn(track, name, asked["seed"], hops, against_live, notes)
 
 
 @lru_cache(maxsize=2)
@@ -202,7 +203,8 @@ def _read(source: ClipSource) -> Clip:
 
 
 @lru_cache(maxsize=2)
-def _policy(name: str) -> Policy:
+def _policy(name: str, precision: str) -> Policy:
+    """A policy's weights; by precision, since a stepper brings them to it in place."""
     return load_policy(name)
 
 

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from timar_ros.errors import TimarError
-from timar_ros.resources import share_path
 from timar_ros.stream.conversation import Hop
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
@@ -86,43 +85,40 @@ def decode_hop(payload: bytes) -> TracedHop:
         raise TimarError(f"a message of the trace cannot be read ({error}); record the conversation again") from error
 
 
-def conversation_facts(parameters: Mapping[str, object], policy: str, device: str, torch_version: str) -> str:
+def conversation_facts(parameters: Mapping[str, object], policy: str, folder: Path | None, **facts: object) -> str:
     """The JSON of a `~/conversation` message: all that bears on the motion beside what each hop's trace tells.
 
     Args:
-        parameters: of the head node; `policy`, `seed`, `threads`, `hop_frames`, `turns`, ... are among them.
-        policy: the name of the policy that was loaded.
+        parameters: of the head node; `policy`, `seed`, `threads`, `turns`, `temperature` are among them.
+        policy, folder: name and place of the policy that was loaded.
+        facts: what the parameters left open: hop_frames, precision, device, version of torch.
     """
-    facts = {
+    told = {
         "version": VERSION,
         "policy": policy,
-        "fingerprint": policy_fingerprint(str(parameters["policy"])),
-        "device": device,
-        "torch": torch_version,
+        "fingerprint": policy_fingerprint(folder),
         "processor": _processor(),
+        **facts,
         "parameters": dict(parameters),
     }
-    return json.dumps(facts, default=str)
+    return json.dumps(told, default=str)
 
 
-def policy_fingerprint(name_or_folder: str) -> str | None:
+def policy_fingerprint(folder: Path | None) -> str | None:
     """Tells policies of one name apart: a digest of config.yaml and of size and both ends of weights.safetensors.
 
-    Only the ends of the weights, since those of the published sizes take seconds to read. None where there is no such
-    folder.
+    Only the ends of the weights, since those of the published sizes take seconds to read. None where there are no
+    such files.
     """
-    folder = Path(name_or_folder)
     digest = hashlib.sha256()
     try:
-        if folder.name == name_or_folder:
-            folder = share_path("models", name_or_folder)
         digest.update((folder / "config.yaml").read_bytes())
         with (folder / "weights.safetensors").open("rb") as weights:
             digest.update(weights.read(_FINGERPRINTED_BYTES))
             size = weights.seek(0, os.SEEK_END)
             weights.seek(max(0, size - _FINGERPRINTED_BYTES))
             digest.update(weights.read() + str(size).encode())
-    except (OSError, TimarError):
+    except (OSError, TypeError):
         return None
     return digest.hexdigest()[:16]
 

@@ -52,6 +52,8 @@ TOPICS = {
 }
 AUDIO = ("self_audio", "partner_audio")
 CLOCK_STEP_S = 0.01
+PLAYED_OUT_NS = 1_000_000_000
+"""How long the clock runs on after the last sound."""
 STAMP_AT = 4
 """Where a leading stamp lies in a serialized message: behind CDR's own header."""
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -165,18 +167,14 @@ class Replay(Node):
         seconds = (end_ns - self._begin_ns) / 1e9
         self.get_logger().info(f"playing {self._settings.bag}, {seconds:.1f} s at {rate:g} × real time")
         shift_ns = 0 if self._settings.clock else self.get_clock().now().nanoseconds - self._begin_ns
-        began_s, next_tick_s = time.monotonic(), 0.0
+        pace = _Pace(self._begin_ns, rate, self._ending, self._tick)
         for message in self._messages:
-            due_s = (message.time_ns - self._begin_ns) / 1e9 / rate
-            while (now_s := time.monotonic() - began_s) < due_s:
-                if self._ending.wait(min(due_s, max(next_tick_s, now_s + 1e-4)) - now_s):
-                    return
-                now_s = time.monotonic() - began_s
-                if now_s >= next_tick_s:
-                    self._tick(self._begin_ns + round(now_s * rate * 1e9))
-                    next_tick_s = now_s + CLOCK_STEP_S
+            if not pace.wait_until(message.time_ns):
+                return
             self._senders[message.topic].send(message, shift_ns)
-        self._tick(end_ns)
+        # With the bag's clock standing still nobody would get to show what was heard last.
+        if self._clock_publisher is not None and not pace.wait_until(end_ns + PLAYED_OUT_NS):
+            return
         self.get_logger().info(f"end of {self._settings.bag}: nothing more is published")
         if self._settings.exit_at_end:
             self._wait_for_readers()
@@ -201,6 +199,25 @@ class Replay(Node):
         for sender in self._senders.values():
             if sender.publisher is not None:
                 sender.publisher.wait_for_all_acked()
+
+
+class _Pace:
+    """Waits for times of the bag, and tells the clock on the way."""
+
+    def __init__(self, begin_ns: int, rate: float, ending: threading.Event, tick: Callable[[int], None]) -> None:
+        self._begin_ns, self._rate, self._ending, self._tick = begin_ns, rate, ending, tick
+        self._began_s, self._next_tick_s = time.monotonic(), 0.0
+
+    def wait_until(self, time_ns: int) -> bool:
+        """False when the node ends before."""
+        due_s = (time_ns - self._begin_ns) / 1e9 / self._rate
+        while (now_s := time.monotonic() - self._began_s) < due_s:
+            if now_s >= self._next_tick_s:
+                self._tick(self._begin_ns + round(now_s * self._rate * 1e9))
+                self._next_tick_s = now_s + CLOCK_STEP_S
+            if self._ending.wait(min(due_s, self._next_tick_s) - now_s):
+                return False
+        return True
 
 
 class _Sender:

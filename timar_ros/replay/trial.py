@@ -101,7 +101,7 @@ def run_trial(source: ClipSource, variant: Variant, settings: Settings, others: 
 def _run(source: ClipSource, variant: Variant, settings: Settings, others: Sequence[ClipSource]) -> Trial:
     clip = _read(source)
     began = time.perf_counter()
-    plain = _hear(source, None, 2, "floor", ())
+    plain = _hear(source, None, HOP_FRAMES, "floor", ())
     notes: list[str] = list(clip.notes)
     figures: dict[str, Any] = {}
     if variant.policy == LIVE:
@@ -168,7 +168,8 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
         same = False
     repeats = same and clip.live.whole
     torch.set_num_threads(int(told.get("threads", 1)) if repeats else 1)
-    heard = _hear(source, variant.perturbation, asked["hop_frames"], asked["turns"], tuple(others))
+    lenders = tuple(others) if variant.perturbation else ()
+    heard = _hear(source, variant.perturbation, asked["hop_frames"], asked["turns"], lenders)
     hops = [asked["hop_frames"]] * (len(clip.frames) // asked["hop_frames"])
     differing = None
     if repeats:

@@ -185,9 +185,14 @@ class Replay(Node):
             self._clock_publisher.publish(Clock(clock=Time(nanoseconds=time_ns).to_msg()))
 
     def _wait_for_subscribers(self) -> bool:
-        """Until each voice has its subscribers; the clock stands meanwhile. False when the node ends before."""
+        """Until each voice, and the clock, has its subscribers; the clock stands meanwhile.
+
+        False when the node ends before.
+        """
         voices = {m.topic for m in self._messages if m.role in AUDIO}
         publishers = [sender.publisher for topic in voices if (sender := self._senders[topic]).publisher is not None]
+        if self._clock_publisher is not None:
+            publishers.append(self._clock_publisher)
         while any(p.get_subscription_count() < self._settings.wait_for_subscribers for p in publishers):
             self._tick(self._begin_ns)
             if self._ending.wait(CLOCK_STEP_S):

@@ -227,7 +227,14 @@ class HeadNode(LifecycleNode):
             self.destroy_subscription(subscription)
         for timer in self._timers:
             self.destroy_timer(timer)
-        for publisher in (*self._speaking.values(), self._floors, self._turns, self._facts, self._trace, self._diagnostics):
+        for publisher in (
+            *self._speaking.values(),
+            self._floors,
+            self._turns,
+            self._facts,
+            self._trace,
+            self._diagnostics,
+        ):
             self.destroy_publisher(publisher)
         self._body.destroy()
 

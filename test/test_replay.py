@@ -51,7 +51,8 @@ def test_with_its_clock_a_bag_plays_at_any_rate(graph, bag):
     assert (own[-1][0] - own[0][0]) / 1e9 < 1.5  # two seconds of sound
     times = [message.clock.sec * 10**9 + message.clock.nanosec for _, message in clock]
     assert times == sorted(times)
-    assert times[0] == pytest.approx(START_NS, abs=1e8) and times[-1] == pytest.approx(START_NS + 2e9, abs=2e8)
+    assert abs(times[0] - START_NS) < 1e8
+    assert abs(times[-1] - START_NS - 3e9) < 2e8  # it runs on for a second, so that what was heard last is shown
 
 
 def test_sound_of_a_type_that_is_not_installed_is_played_as_one_that_is(graph, tmp_path):

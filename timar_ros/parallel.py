@@ -1,10 +1,11 @@
-"""Where jobs run: all cores of this machine through joblib, or a Dask or Ray cluster."""
+"""Where jobs run: all cores of this machine through joblib, or a Dask or Ray cluster, whose packages are optional."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import joblib
@@ -51,18 +52,14 @@ def backend(cluster: str | None) -> Iterator[None]:
 
 
 def _connect_dask(address: str) -> Callable[[], None]:
-    from dask.distributed import Client
-
-    client = Client(address or None, set_as_default=True)
+    client = import_module("dask.distributed").Client(address or None, set_as_default=True)
     return client.close
 
 
 def _connect_ray(address: str) -> Callable[[], None]:
-    import ray
-    from ray.util.joblib import register_ray
-
+    ray = import_module("ray")
     ray.init(address=address or None, ignore_reinit_error=True)
-    register_ray()
+    import_module("ray.util.joblib").register_ray()
     return ray.shutdown
 
 

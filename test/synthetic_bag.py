@@ -98,8 +98,8 @@ def write_bag(
         audio_type: std_msgs/msg/Int16MultiArray or audio_common_msgs/msg/AudioDataStamped.
         without: topics to leave out.
     """
-    messages = sorted((m for m in _messages(invented, audio_type) if m[0] not in without), key=lambda m: m[1])
-    store = _typestore()
+    messages, store = invented_messages(invented, audio_type)
+    messages = [message for message in messages if message[0] not in without]
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
     with Writer(path, version=9, storage_plugin=plugin) as bag:
         connections = {}
@@ -109,6 +109,11 @@ def write_bag(
             data = store.serialize_cdr(message, message.__msgtype__)
             bag.write(connections[topic], time_ns, data)
     return path
+
+
+def invented_messages(invented: Invented, audio_type: str = "std_msgs/msg/Int16MultiArray"):
+    """[(topic, time of arrival in ns, message)] in the order of arrival, and a type store that knows their types."""
+    return sorted(_messages(invented, audio_type), key=lambda message: message[1]), _typestore()
 
 
 def _typestore():

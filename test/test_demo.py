@@ -56,6 +56,24 @@ def test_its_summary_holds_what_was_heard_and_done(demo):
     assert summary["policy"] == "default"
 
 
+def test_its_bag_evaluated_gives_the_live_motion_to_the_last_bit(demo, tmp_path):
+    done = timar("evaluate", demo[0] / "bag", "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["live"] == {"largest_difference": 0.0, "exact": True, "differing_decisions": 0}
+    assert figures["system"]["rss_mb"] > 0 and figures["movement"]["mouth"]["self"] > 0
+
+
+def test_another_seed_of_the_same_bag_moves_otherwise(demo, tmp_path):
+    done = timar(
+        "evaluate", demo[0] / "bag", "--policy", "live", "default", "--seed", 5, "--json", tmp_path / "it.json"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    recorded, drawn = json.loads((tmp_path / "it.json").read_text())["variants"]
+    assert recorded["label"] == "as recorded" and drawn["live"]["largest_difference"] is None
+    assert recorded["head"]["sd_deg"] != drawn["head"]["sd_deg"]
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -436,3 +436,17 @@ def test_nothing_that_comes_breaks_the_frames(data):
         assert frame.own.dtype == frame.partner.dtype == np.float32
     if frames:
         assert_consecutive(frames, frames[0].stamp_ns)
+
+
+def test_unstamped_sound_that_comes_before_the_simulated_clock_begins_lies_on_its_time():
+    """With `use_sim_time` the time is 0 until /clock is heard; the sound may be heard sooner."""
+    pairer = FramePairer()
+    samples = voice(1.0)
+    for number, start in enumerate(range(0, len(samples), 320)):
+        now = 0 if number < 2 else T0 + number * 20 * MS
+        for party in (SELF, PARTNER):
+            pairer.push(party, AudioChunk(None, 16_000, samples[start : start + 320]), now)
+        frames = pairer.poll(now)
+        assert len(frames) < 10
+        assert all(abs(frame.stamp_ns - T0) < 2 * SECOND for frame in frames)
+    assert pairer.health()["frames"] > 20

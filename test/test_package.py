@@ -19,7 +19,7 @@ from timar_ros.resources import share_path
 ROOT = Path(__file__).resolve().parents[1]
 DATA_FOLDERS = ("config", "demo", "launch", "models", "urdf")
 # Names in requirement files and what rosdep calls them.
-ROSDEP_KEYS = {"pillow": "python3-pil", "pyyaml": "python3-yaml"}
+ROSDEP_KEYS = {"pillow": "python3-pil", "pyyaml": "python3-yaml", "scikit-learn": "python3-sklearn"}
 
 
 def clean_environment(**variables: str) -> dict[str, str]:

@@ -75,15 +75,26 @@ class ExpressionMap:
         return cls(matrix, bias)
 
 
+def rpy_from_neck(neck: np.ndarray) -> np.ndarray:
+    """The neck's rotation vectors [n, 3] -> roll, pitch, yaw [n, 3] in rad (REP-103)."""
+    x, y, z = np.asarray(neck, np.float64).T
+    return rpy_from_quaternion(Rotation.from_rotvec(np.stack([z, x, y], axis=1)).as_quat())
+
+
+def neck_from_rpy(rpy: np.ndarray) -> np.ndarray:
+    """Roll, pitch, yaw [n, 3] in rad (REP-103) -> the neck's rotation vectors [n, 3]."""
+    z, x, y = Rotation.from_quat(quaternion_from_rpy(rpy)).as_rotvec().T
+    return np.stack([x, y, z], axis=1)
+
+
 def from_flame(motion: np.ndarray, expression: ExpressionMap | None = None) -> np.ndarray:
     """FLAME motion [n, 56] -> [n, 55]: roll, pitch, yaw in rad (REP-103) and ARKit weights in [0, 1].
 
     Without an expression map only the jaw is known of the face; other weights are 0.
     """
     motion = np.asarray(motion, np.float64)
-    x, y, z = motion[:, NECK].T
     result = np.zeros((len(motion), MOTION_DIM))
-    result[:, :_FACE] = rpy_from_quaternion(Rotation.from_rotvec(np.stack([z, x, y], axis=1)).as_quat())
+    result[:, :_FACE] = rpy_from_neck(motion[:, NECK])
     if expression is not None:
         result[:, _FACE:] = motion[:, EXPRESSION] @ expression.matrix.T + expression.bias
     result[:, _JAW_OPEN] = motion[:, JAW.start] / WIDE_OPEN_JAW_RAD
@@ -94,9 +105,8 @@ def from_flame(motion: np.ndarray, expression: ExpressionMap | None = None) -> n
 def to_flame(motion: np.ndarray, expression: ExpressionMap) -> np.ndarray:
     """[n, 55] -> FLAME [n, 56], the inverse where there is one: expression by least squares."""
     motion = np.asarray(motion, np.float64)
-    z, x, y = Rotation.from_quat(quaternion_from_rpy(motion[:, :_FACE])).as_rotvec().T
     result = np.zeros((len(motion), FLAME_DIM))
-    result[:, NECK] = np.stack([x, y, z], axis=1)
+    result[:, NECK] = neck_from_rpy(motion[:, :_FACE])
     result[:, JAW.start] = motion[:, _JAW_OPEN] * WIDE_OPEN_JAW_RAD
     result[:, EXPRESSION] = (motion[:, _FACE:] - expression.bias) @ np.linalg.pinv(expression.matrix).T
     return result.astype(np.float32)

@@ -13,6 +13,7 @@ import json
 import sys
 import threading
 import time
+from array import array
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, String
+from std_msgs.msg import Bool, String, UInt8MultiArray
 
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy
@@ -53,6 +54,7 @@ from timar_ros.stream.frames import PARTNER, SELF, Frame, FramePairer
 from timar_ros.stream.hop_statistics import HopStatistics
 from timar_ros.stream.partner_face import PartnerFace
 from timar_ros.stream.steppers import frames_in_hop, make_stepper
+from timar_ros.stream.trace import conversation_facts, encode_hop
 from timar_ros.stream.turns import TurnSegmenter
 
 # From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
@@ -93,6 +95,10 @@ class HeadNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._begin_conversation()
         result = super().on_activate(state)
+        device, precision = self._stepper.device, self._stepper.precision
+        how = {"hop_frames": self._hop_frames, "precision": precision, "device": device, "torch": torch.__version__}
+        facts = conversation_facts(self._settings, self._policy.name, self._policy.folder, **how)
+        self._facts.publish(String(data=facts))
         self._stopping.clear()
         self._body.start()
         self._hop_thread = threading.Thread(target=self._hear_and_move, name="hops")
@@ -178,6 +184,8 @@ class HeadNode(LifecycleNode):
         }
         self._floors = self.create_lifecycle_publisher(String, "~/floor", LATCHED)
         self._turns = self.create_lifecycle_publisher(String, "~/turns", 50)
+        self._facts = self.create_lifecycle_publisher(String, "~/conversation", LATCHED)
+        self._trace = self.create_lifecycle_publisher(UInt8MultiArray, "~/trace", 50)
         self._diagnostics = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def _make_subscriptions(self) -> None:
@@ -219,7 +227,14 @@ class HeadNode(LifecycleNode):
             self.destroy_subscription(subscription)
         for timer in self._timers:
             self.destroy_timer(timer)
-        for publisher in (*self._speaking.values(), self._floors, self._turns, self._diagnostics):
+        for publisher in (
+            *self._speaking.values(),
+            self._floors,
+            self._turns,
+            self._facts,
+            self._trace,
+            self._diagnostics,
+        ):
             self.destroy_publisher(publisher)
         self._body.destroy()
 
@@ -320,6 +335,7 @@ class HeadNode(LifecycleNode):
 
     def _move(self, hop: Hop) -> None:
         first_due_ns = hop.frames[0].stamp_ns + self._playout_delay_ns
+        planned_ns, intensity = self._now_ns(), self._settings.intensity
         self._body.show(
             [frame.stamp_ns for frame in hop.frames],
             hop.motion,
@@ -330,6 +346,8 @@ class HeadNode(LifecycleNode):
         published_ns = self._now_ns()
         self._statistics.add(hop, published_ns, missed=published_ns > first_due_ns - FRAME_NS)
         self._announce(hop)
+        if self._trace.get_subscription_count():
+            self._trace.publish(UInt8MultiArray(data=array("B", encode_hop(hop, planned_ns, intensity))))
 
     # Out
 

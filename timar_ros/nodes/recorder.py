@@ -9,6 +9,7 @@ was written is made a complete file, so that even a killed recorder leaves a bag
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import time
@@ -368,6 +369,52 @@ def _bag_qos(profile: rclpy.qos.QoSProfile) -> Qos:
         seconds(profile.liveliness_lease_duration),
         profile.avoid_ros_namespace_conventions,
     )
+
+
+NEEDED = {"microphone/audio": "the own voice", "partner/audio": "the partner's voice", "trace": "the head's trace"}
+"""What replay and evaluation rest on, by the end of the topic's name."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="", help="folder of the bag; rosbag2_DATE-TIME here when not given")
+    parser.add_argument("--topics", nargs="+", default=[], help="topics to record; all when not given")
+    parser.add_argument("--seconds", type=float, help="end after so many seconds; else by Ctrl-C")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`timar record`: records until Ctrl-C, then says what an evaluation of the bag would miss."""
+    if args.seconds is not None and args.seconds <= 0:
+        raise TimarError(f"--seconds is {args.seconds:g}; more than 0 is expected")
+    parameters: dict[str, object] = {"out": args.out or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")}
+    if args.topics:
+        parameters["topics"] = args.topics
+    clock = threading.Timer(args.seconds, runtime.request_stop) if args.seconds is not None else None
+    recorded: set[str] = set()
+
+    class Watched(Recorder):
+        def close(self) -> None:
+            recorded.update(self._recorded)
+            super().close()
+
+    def make() -> Recorder:
+        node = Watched()
+        if clock is not None:
+            clock.start()
+        return node
+
+    try:
+        code = runtime.run(make, runtime.ros_arguments(parameters), runtime.events_executor)
+    finally:
+        if clock is not None:
+            clock.cancel()
+    missing = [what for end, what in NEEDED.items() if not any(topic.endswith(f"/{end}") for topic in recorded)]
+    if code == 0 and missing:
+        print(
+            f"note: nothing was recorded of {', '.join(missing)}; `timar evaluate` can name topics of other names "
+            "(--topic), and repeats a live run exactly only with the trace",
+            file=sys.stderr,
+        )
+    return code
 
 
 def main() -> int:

@@ -7,11 +7,12 @@ exits with 0.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import rclpy
@@ -92,6 +93,12 @@ def run(
         _close(node, executor)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def ros_arguments(parameters: Mapping[str, object]) -> list[str]:
+    """Parameters as they are given on a node's command line."""
+    settings = [word for name, value in parameters.items() for word in ("-p", f"{name}:={json.dumps(value)}")]
+    return ["--ros-args", *settings]
 
 
 def _init(args: Sequence[str] | None) -> None:

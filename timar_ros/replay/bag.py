@@ -7,11 +7,12 @@ goes; what is missing is empty or None, and `Recording.losses` says in words wha
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -19,15 +20,18 @@ import yaml
 from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 from scipy.ndimage import median_filter
 
 from timar_ros.errors import TimarError
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES, rpy_from_quaternion
 from timar_ros.rates import FRAME_NS, SAMPLE_RATE
-from timar_ros.replay.salvage import McapSalvage
+from timar_ros.replay.salvage import McapSalvage, decompressed, unpacked_parts
+from timar_ros.replay.salvage_sqlite import SqliteSalvage
 from timar_ros.robot.command_timing import NO_SOUND
 from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AudioChunk, AudioDecoder
 from timar_ros.stream.frames import PARTNER, SELF
+from timar_ros.stream.trace import TracedHop, decode_hop
 
 # What each topic of the running graph is for; namespaces and the head node's name may differ.
 TOPIC_PATTERNS: dict[str, str] = {
@@ -45,6 +49,10 @@ TOPIC_PATTERNS: dict[str, str] = {
     "trajectories": r"/joint_trajectory$",
     "command_latency": r"/command_latency_ms$",
     "refusals": r"/refusals$",
+    "conversation": r"/conversation$",
+    "trace": r"/trace$",
+    "partner_head_pose": r"/partner/head_pose$",
+    "partner_blendshapes": r"/partner/blendshapes$",
     "diagnostics": r"/diagnostics$",
     "parameters": r"/parameter_events$",
 }
@@ -61,6 +69,7 @@ _EXPECTED = (
 )
 _CLOCK_SLACK_NS = 5_000_000_000  # stamps further than this outside the bag are of another clock
 _JITTER_WINDOW = 25  # packets
+_ZSTD, _ZSTD_MAGIC = ".zstd", b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,24 @@ class Status:
     time_ns: int
 
 
+class BagMessage(NamedTuple):
+    """One message as it was stored; `role` of `TOPIC_PATTERNS`, or None."""
+
+    role: str | None
+    topic: str
+    type_name: str
+    time_ns: int
+    data: bytes
+
+
+class BagMessages(NamedTuple):
+    """Messages as they were stored, what was lost, and a type store that knows the bag's types."""
+
+    messages: list[BagMessage]
+    losses: list[str]
+    store: Typestore
+
+
 @dataclass
 class Recording:
     """A conversation as recorded; signals that were not recorded are None or empty."""
@@ -161,6 +188,10 @@ class Recording:
     refusals: list[Event] = field(default_factory=list)
     diagnostics: dict[str, Status] = field(default_factory=dict)
     parameters: dict[str, dict[str, object]] = field(default_factory=dict)  # by node
+    conversations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # time, facts (stream/trace.py)
+    hops: list[TracedHop] = field(default_factory=list)  # in the order in which they were published
+    partner_head_pose: Signal | None = None
+    partner_blendshapes: Signal | None = None  # of the names that the tracker tells
     topics: dict[str, tuple[str, int]] = field(default_factory=dict)  # type, messages
     losses: list[str] = field(default_factory=list)
 
@@ -213,6 +244,38 @@ def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) ->
         TimarError: no bag there, nothing in it can be read, or a role is unknown.
     """
     path = Path(path)
+    return _read(path, topics, lambda reading, messages: reading.add_all(messages)).recording(path)
+
+
+def read_messages(
+    path: str | Path, roles: Iterable[str], extra: Iterable[str] = (), topics: Mapping[str, str] | None = None
+) -> "BagMessages":
+    """The messages of some roles and of `extra` topics as bytes, in the order of their times.
+
+    Raises:
+        TimarError: as `read_recording`.
+    """
+    roles, extra = set(roles), set(extra)
+    found: list[BagMessage] = []
+
+    def take(reading: _Reading, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
+        found.clear()
+        for topic, type_name, time_ns, data in messages:
+            reading.messages += 1
+            role = reading.role(topic, type_name)
+            if role in roles or topic in extra:
+                found.append(BagMessage(role if role in roles else None, topic, type_name, time_ns, bytes(data)))
+
+    reading = _read(Path(path), topics, take)
+    return BagMessages(sorted(found, key=lambda message: message.time_ns), reading.losses, reading.store)
+
+
+def _read(
+    path: Path,
+    topics: Mapping[str, str] | None,
+    take: Callable[["_Reading", Iterable[tuple[str, str, int, bytes]]], None],
+) -> "_Reading":
+    """Gives `take` the messages by the bag's index, or, from the start again, what a damaged one still holds."""
     if not path.exists():
         raise TimarError(f"there is no recording at {path}; expected a rosbag2 folder; "
                          "pass the folder that holds metadata.yaml")  # fmt: skip
@@ -224,17 +287,17 @@ def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) ->
         )
     reading = _Reading(dict(topics or {}))
     try:
-        reading.add_all(_indexed_messages(path, reading))
+        take(reading, _indexed_messages(path, reading))
     except Exception as error:  # readers raise many kinds on a damaged file; then salvage it
         reading = _Reading(dict(topics or {}))
         reading.losses.append(f"the bag is damaged or incomplete ({_first_line(error)})")
-        reading.add_all(_salvaged_messages(path, reading))
+        take(reading, _salvaged_messages(path, reading))
     if not reading.messages:
         raise TimarError(
             f"nothing could be read from {path}; expected a rosbag2 recorded as mcap or sqlite3; "
             "record it again, or pass another folder" + "".join(f" ({loss})" for loss in reading.losses)
         )
-    return reading.recording(path)
+    return reading
 
 
 def _first_line(error: Exception) -> str:
@@ -242,42 +305,85 @@ def _first_line(error: Exception) -> str:
 
 
 def _indexed_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
-    with Reader(path) as bag:
-        for connection in bag.connections:
-            definition = connection.msgdef
-            encoding = {
-                MessageDefinitionFormat.MSG: "ros2msg",
-                MessageDefinitionFormat.IDL: "ros2idl",
-            }.get(definition.format, "")
-            reading.learn_type(connection.msgtype, encoding, definition.data)
-        for connection, time_ns, data in bag.messages():
-            yield connection.topic, connection.msgtype, time_ns, data
+    """All messages by the files' own indexes, file by file; raises where one of them is damaged.
+
+    rosbags' reader of whole folders is not asked: it passes over topics, without a word, whose QoS in metadata.yaml
+    differs from that in the file, as in bags that were converted.
+    """
+    counts: Counter[str] = Counter()
+    last_ns = 0
+    for file in _storage_files(path):
+        with _uncompressed(file) as (plain, whole), Reader(plain) as bag:
+            if not whole:
+                raise EOFError(f"{file.name} breaks off")
+            for connection in bag.connections:
+                definition = connection.msgdef
+                encoding = {
+                    MessageDefinitionFormat.MSG: "ros2msg",
+                    MessageDefinitionFormat.IDL: "ros2idl",
+                }.get(definition.format, "")
+                reading.learn_type(connection.msgtype, encoding, definition.data)
+            for connection, time_ns, data in bag.messages():
+                counts[connection.topic] += 1
+                last_ns = max(last_ns, time_ns)
+                yield connection.topic, connection.msgtype, time_ns, _plain_data(data)
+    if (path / "metadata.yaml").is_file():
+        reading.losses += _missing_by_metadata(path, counts, last_ns)
+
+
+def _plain_data(data: bytes) -> bytes:
+    """A message's bytes; compressed ones are told by their magic number, where CDR begins with a zero."""
+    return bytes(decompressed(data, "zstd")) if data[:4] == _ZSTD_MAGIC else data
 
 
 def _salvaged_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
     """All messages that can be had without index and metadata, then what the metadata misses."""
     counts: Counter[str] = Counter()
     last_ns = 0
-    files = sorted(path.glob("*")) if path.is_dir() else [path]
-    for file in files:
-        if file.suffix == ".mcap":
-            salvage = McapSalvage(file)
+    for file in _storage_files(path):
+        with _uncompressed(file) as (plain, whole):
+            salvage = McapSalvage(plain) if plain.suffix == ".mcap" else SqliteSalvage(plain)
             for message in salvage:
+                try:
+                    data = _plain_data(message.data)
+                except Exception:  # the decompressor raises its own kinds on damaged bytes
+                    salvage.broken = True
+                    continue
                 reading.learn_type(message.type_name, message.schema_encoding, message.schema)
                 counts[message.topic] += 1
                 last_ns = max(last_ns, message.time_ns)
-                yield message.topic, message.type_name, message.time_ns, message.data
-            if salvage.broken:
+                yield message.topic, message.type_name, message.time_ns, data
+            if salvage.broken or not whole:
                 reading.losses.append(f"{file.name} breaks off: its end is lost")
-        elif file.suffix == ".db3":
-            try:
-                for topic, type_name, time_ns, data in _indexed_messages(file, reading):
-                    counts[topic] += 1
-                    last_ns = max(last_ns, time_ns)
-                    yield topic, type_name, time_ns, data
-            except Exception as error:  # a damaged database: keep the rows before the damage
-                reading.losses.append(f"{file.name} breaks off ({_first_line(error)})")
     reading.losses += _missing_by_metadata(path, counts, last_ns)
+
+
+def _storage_files(path: Path) -> list[Path]:
+    """The storage files of a bag, in the order of their names; split bags number theirs."""
+    files = sorted(path.glob("*"), key=_natural) if path.is_dir() else [path]
+    return [file for file in files if file.name.removesuffix(_ZSTD).endswith((".mcap", ".db3"))]
+
+
+def _natural(path: Path) -> list[object]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+@contextmanager
+def _uncompressed(file: Path) -> Iterator[tuple[Path, bool]]:
+    """A storage file as it was before it was compressed, and whether all of it could be had."""
+    if not file.name.endswith(_ZSTD):
+        yield file, True
+        return
+    with TemporaryDirectory() as folder:
+        plain = Path(folder, file.name.removesuffix(_ZSTD))
+        whole = True
+        with file.open("rb") as packed, plain.open("wb") as unpacked:
+            try:
+                for part in unpacked_parts(packed):
+                    unpacked.write(part)
+            except Exception:  # the same
+                whole = False
+        yield plain, whole
 
 
 def _missing_by_metadata(path: Path, counts: Counter[str], last_ns: int) -> list[str]:
@@ -291,7 +397,8 @@ def _missing_by_metadata(path: Path, counts: Counter[str], last_ns: int) -> list
         }
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return ["there is no usable metadata.yaml, so how much is lost at the end is unknown"]
-    losses = []
+    listed = [Path(str(name)).name for name in info.get("relative_file_paths") or ()]
+    losses = [f"{name} is missing" for name in listed if path.is_dir() and not (path / name).exists()]
     if last_ns and end_ns - last_ns > 50_000_000:
         losses.append(f"the last {(end_ns - last_ns) / 1e9:.1f} s are lost")
     losses += [
@@ -309,7 +416,7 @@ class _Reading:
         self.losses: list[str] = []
         self.messages = 0
         self._topics = topics
-        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self.store = get_typestore(Stores.ROS2_JAZZY)
         self._types: dict[str, tuple[str, int]] = {}
         self._role_of: dict[str, str | None] = {}
         self._collected: dict[str, list[tuple[int, Any]]] = defaultdict(list)
@@ -320,12 +427,15 @@ class _Reading:
 
     def learn_type(self, type_name: str, encoding: str, definition: str) -> None:
         """Makes a message type of the bag readable that ROS's own packages do not have."""
-        if type_name in self._store.fielddefs or not definition:
+        if type_name in self.store.fielddefs or not definition:
             return
-        if encoding == "ros2msg":
-            self._store.register(get_types_from_msg(definition, type_name))
-        elif encoding == "ros2idl":
-            self._store.register(get_types_from_idl(definition))
+        try:
+            if encoding == "ros2msg":
+                self.store.register(get_types_from_msg(definition, type_name))
+            elif encoding == "ros2idl":
+                self.store.register(get_types_from_idl(definition))
+        except Exception as error:  # the parser raises its own kinds; the topic's messages are then told as unreadable
+            self.losses.append(f"the definition of {type_name} cannot be read ({_first_line(error)})")
 
     def add_all(self, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
         for topic, type_name, time_ns, data in messages:
@@ -333,17 +443,18 @@ class _Reading:
             self._first_ns = min(self._first_ns, time_ns)
             self._last_ns = max(self._last_ns, time_ns)
             self._types[topic] = (type_name, self._types.get(topic, ("", 0))[1] + 1)
-            role = self._role(topic, type_name)
+            role = self.role(topic, type_name)
             if role is None:
                 continue
             try:
-                message = self._store.deserialize_cdr(data, type_name)
+                message = self.store.deserialize_cdr(data, type_name)
                 self._collected[topic].append((time_ns, self._decode(role, type_name, message)))
             except Exception as error:  # damaged bytes make decoders raise anything
                 count, first = self._unreadable.get(topic, (0, _first_line(error)))
                 self._unreadable[topic] = (count + 1, first)
 
-    def _role(self, topic: str, type_name: str) -> str | None:
+    def role(self, topic: str, type_name: str) -> str | None:
+        """What a topic is for, of `TOPIC_PATTERNS`; None for what is not read."""
         if topic not in self._role_of:
             named = {name: role for role, name in self._topics.items()}
             role = named.get(topic) or next(
@@ -368,9 +479,9 @@ class _Reading:
             self._audio_info[role.removesuffix("_info")] = message
             self._decoders.pop(role.removesuffix("_info"), None)
             return None
-        if role in ("joint_states", "blendshapes"):
+        if role in ("joint_states", "blendshapes", "partner_blendshapes"):
             return _stamp_ns(message), tuple(message.name), np.array(message.position, np.float64)
-        if role == "head_pose":
+        if role in ("head_pose", "partner_head_pose"):
             q = message.quaternion
             return _stamp_ns(message), ("x", "y", "z", "w"), np.array([q.x, q.y, q.z, q.w])
         if role == "trajectories":
@@ -381,6 +492,10 @@ class _Reading:
             return _stamp_ns(message), names, np.array(first, np.float64)
         if role == "command_latency":
             return None, ("latency_ms",), np.array([message.data], np.float64)
+        if role == "trace":
+            return decode_hop(bytes(message.data))
+        if role == "conversation":
+            return dict(json.loads(message.data))
         if role == "turns":
             turn = json.loads(message.data)
             return Turn(int(turn["frame"]), int(turn["stamp_ns"]), str(turn["reason"]), str(turn["floor"]))
@@ -441,6 +556,10 @@ class _Reading:
                 made.diagnostics[name] = Status(name, level, message, values, time_ns)
         for _, (node, values) in self._of("parameters"):
             made.parameters.setdefault(node, {}).update(values)
+        made.partner_head_pose = _signal(self._of("partner_head_pose"), None)
+        made.partner_blendshapes = _signal(self._of("partner_blendshapes"), None)
+        made.conversations = self._of("conversation")
+        made.hops = [hop for _, hop in self._of("trace")]
         seen = set(self._role_of.values())
         self.losses += [
             f"nothing was recorded of {TOPIC_PATTERNS[role].split('/', 1)[1].rstrip('$')}"

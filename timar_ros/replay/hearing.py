@@ -20,30 +20,12 @@ from tqdm import tqdm
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
-from timar_ros.rates import FRAME_SAMPLES
+from timar_ros.replay.behaviour_metrics import best_offset, frame_energy
 from timar_ros.replay.offline import HeardConversation, hear, move, read_voice
 from timar_ros.resources import share_path
 from timar_ros.stream.policy import IncrementalPolicy
 
 JAW = CHANNELS.index("jawOpen")
-ENERGY_FLOOR = 1e-5
-
-
-def frame_energy(voice: np.ndarray) -> np.ndarray:
-    """Log of the mean square of each 40 ms frame of a voice [n], [n // 640]."""
-    frames = voice[: len(voice) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    return np.log(np.square(frames).mean(axis=1) + ENERGY_FLOOR)
-
-
-def best_correlation(jaw: np.ndarray, energy: np.ndarray, reach: int = 8) -> tuple[float, int]:
-    """The highest correlation within ±`reach` frames, and its offset in frames (positive: the jaw is late)."""
-    count = min(len(jaw), len(energy))
-    values = {
-        lag: np.corrcoef(jaw[max(lag, 0) : count + min(lag, 0)], energy[max(-lag, 0) : count - max(lag, 0)])[0, 1]
-        for lag in range(-reach, reach + 1)
-    }
-    lag = max(values, key=values.get)
-    return float(values[lag]), lag
 
 
 def check_hearing(
@@ -77,14 +59,14 @@ def check_hearing(
     def same_instant(energy: np.ndarray) -> float:
         return round(float(np.mean([np.corrcoef(one[:length], energy[:length])[0, 1] for one in jaw])), 3)
 
-    best, lag = best_correlation(jaw.mean(axis=0), own_energy)
+    best, lag = best_offset(jaw.mean(axis=0), own_energy)
     return {
         "seeds": seeds,
         "lips": {
             "own": same_instant(own_energy),
             "partner": same_instant(partner_energy),
-            "own_mean_of_seeds_best": round(best, 3),
-            "own_best_offset_ms": 40 * lag,
+            "own_mean_of_seeds_best": None if best is None else round(best, 3),
+            "own_best_offset_ms": None if lag is None else 40 * lag,
         },
         "head_while_only_the_partner_speaks": {
             "seconds": round(0.04 * int(listening.sum()), 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class HeardConversation:
         return np.array([(u.own_speaking, u.partner_speaking) for u in self.updates], dtype=bool).T
 
 
-def read_voice(path: str | Path) -> np.ndarray:
-    """A sound file as 16 kHz mono float32 [n].
+def read_voice(path: str | Path, channel: int | None = None) -> np.ndarray:
+    """A sound file as 16 kHz mono float32 [n]: one of its channels, or the mean of all.
 
     Raises:
         TimarError: it is not there or no sound file.
@@ -39,27 +40,51 @@ def read_voice(path: str | Path) -> np.ndarray:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise TimarError(f"{path} cannot be read as sound ({error}); give a WAV, FLAC, OGG or MP3 file") from error
-    return soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE).astype(np.float32)
+    mono = samples.mean(axis=1) if channel is None else samples[:, channel]
+    return soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
 
 
-def hear(own: np.ndarray, partner: np.ndarray, hop_frames: int = 2) -> HeardConversation:
-    """Cut two voices (16 kHz mono) into frames and turns; the shorter one is followed by silence."""
+def frames_of(own: np.ndarray, partner: np.ndarray) -> tuple[Frame, ...]:
+    """Two voices (16 kHz mono) cut into frames from time 0; the shorter one is followed by silence."""
     count = max(len(own), len(partner)) // FRAME_SAMPLES
     voices = np.zeros((2, count * FRAME_SAMPLES), np.float32)
     for row, voice in zip(voices, (own, partner), strict=True):
         row[: len(voice)] = voice[: len(row)]
     pairs = voices.reshape(2, count, FRAME_SAMPLES).transpose(1, 0, 2)
-    frames = tuple(Frame(i, i * FRAME_NS, own, partner, True, True) for i, (own, partner) in enumerate(pairs))
-    segmenter = TurnSegmenter(hop_frames=hop_frames)
-    return HeardConversation(frames, tuple(segmenter.step(frame.own, frame.partner) for frame in frames))
+    return tuple(Frame(i, i * FRAME_NS, own, partner, True, True) for i, (own, partner) in enumerate(pairs))
 
 
-def move(policy: Stepper, heard: HeardConversation, hop_frames: int = 2) -> np.ndarray:
-    """Motion [frames, 55] of a heard conversation, hop by hop from a fresh start; half a hop at the end is left out."""
+def hear(own: np.ndarray, partner: np.ndarray, hop_frames: int = 2) -> HeardConversation:
+    """Cut two voices (16 kHz mono) into frames and turns."""
+    return hear_frames(frames_of(own, partner), hop_frames)
+
+
+def hear_frames(frames: Sequence[Frame], hop_frames: int = 2, turns: str = "floor") -> HeardConversation:
+    """Cut frames into turns, as the live segmentation does."""
+    segmenter = TurnSegmenter(turns, hop_frames=hop_frames)
+    return HeardConversation(tuple(frames), tuple(segmenter.step(frame.own, frame.partner) for frame in frames))
+
+
+def move(
+    policy: Stepper, heard: HeardConversation, hop_frames: int = 2, hops: Sequence[int] | None = None
+) -> np.ndarray:
+    """Motion [frames, 55] of a heard conversation, hop by hop from a fresh start.
+
+    Args:
+        hops: frames of each hop as they went live, where late hops were merged; else each has `hop_frames`, and what
+            does not fill one at the end is left out.
+    """
+    return np.concatenate(list(hop_motions(policy, heard, hop_frames, hops)))
+
+
+def hop_motions(
+    policy: Stepper, heard: HeardConversation, hop_frames: int = 2, hops: Sequence[int] | None = None
+) -> Iterator[np.ndarray]:
+    """The same hop by hop; the policy may be looked at in between."""
     policy.reset()
-    motion = []
-    for first in range(0, len(heard.frames) - hop_frames + 1, hop_frames):
-        hop = slice(first, first + hop_frames)
+    first = 0
+    for count in hops or [hop_frames] * (len(heard.frames) // hop_frames):
+        hop = slice(first, first + count)
         boundaries = [boundary for update in heard.updates[hop] for boundary in update.boundaries]
-        motion.append(policy.step(heard.frames[hop], boundaries))
-    return np.concatenate(motion)
+        yield policy.step(heard.frames[hop], boundaries)
+        first += count

@@ -5,7 +5,7 @@ the partner's voice when it was captured, and the own voice as late as its face,
 plays it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import av
@@ -20,7 +20,7 @@ from timar_ros.replay.colours import FLOOR_COLOURS, PARTY_COLOURS
 from timar_ros.replay.head_drawing import HeadRenderer
 from timar_ros.stream.frames import PARTNER, SELF
 
-__all__ = ["HeadRenderer", "floor_spans", "motion_shown", "render_video", "video_span_ns"]
+__all__ = ["HeadRenderer", "floor_spans", "motion_shown", "render_side_by_side", "render_video", "video_span_ns"]
 
 VIDEO_SIZE = (640, 480)
 STRIP_HEIGHT = 112
@@ -58,10 +58,75 @@ def render_video(recording: Recording, path: str | Path, size: tuple[int, int] =
     times_ns = start_ns + FRAME_NS * np.arange(count, dtype=np.int64)
     motion = motion_shown(recording, times_ns)
     pictures = _pictures(recording, motion, times_ns, size)
-    path = Path(path)
+    return _write_video(Path(path), pictures, size, _sound(recording, start_ns, start_ns + count * FRAME_NS))
+
+
+def render_side_by_side(
+    recording: Recording,
+    motions: Mapping[str, np.ndarray],
+    path: str | Path,
+    start_ns: int,
+    seconds: float,
+    head_size: tuple[int, int] = (300, 260),
+    columns: int = 4,
+) -> Path:
+    """Writes an mp4 of several motions of one conversation beside each other, with its sound.
+
+    Args:
+        recording: the voices and turns; its first instant is the first frame's.
+        motions: name -> float64 [frames, 55] from `recording.start_ns` on.
+        start_ns, seconds: the part to show.
+        head_size: (width, height) in pixels of one head, both even.
+        columns: heads in a row, at most.
+
+    Raises:
+        TimarError: no encoder.
+    """
+    columns = min(columns, len(motions))
+    rows = -(-len(motions) // columns)
+    width, height = head_size
+    size = (max(width * columns, 480), height * rows + STRIP_HEIGHT)
+    first = int((start_ns - recording.start_ns) // FRAME_NS)
+    count = min(round(seconds * FRAME_RATE), max(len(motion) for motion in motions.values()) - first)
+    end_ns = start_ns + count * FRAME_NS
+    pictures = _pictures_side_by_side(recording, motions, range(first, first + count), columns, head_size, size)
+    return _write_video(Path(path), pictures, size, _sound(recording, start_ns, end_ns))
+
+
+def _pictures_side_by_side(
+    recording: Recording,
+    motions: Mapping[str, np.ndarray],
+    frames: range,
+    columns: int,
+    head_size: tuple[int, int],
+    size: tuple[int, int],
+) -> Iterator[np.ndarray]:
+    width, height = head_size
+    head, strip = HeadRenderer(head_size), _Strip(recording, size[0])
+    labels = {name: _label(name, width) for name in motions}
+    left = (size[0] - width * columns) // 2
+    picture = np.empty((size[1], size[0], 3), np.uint8)
+    picture[:] = _STRIP
+    for index in frames:
+        for place, (name, motion) in enumerate(motions.items()):
+            row, column = divmod(place, columns)
+            part = picture[row * height : (row + 1) * height, left + column * width : left + (column + 1) * width]
+            part[:] = head.draw(motion[min(index, len(motion) - 1)])
+            part[: labels[name].shape[0]] = labels[name]
+        picture[size[1] - STRIP_HEIGHT :] = strip.draw(recording.start_ns + index * FRAME_NS)
+        yield picture
+
+
+def _label(name: str, width: int) -> np.ndarray:
+    image = Image.new("RGB", (width, 22), _STRIP)
+    ImageDraw.Draw(image).text((width // 2, 11), name, fill=_TEXT, font=ImageFont.load_default(13), anchor="mm")
+    return np.asarray(image)
+
+
+def _write_video(path: Path, pictures: Iterator[np.ndarray], size: tuple[int, int], sound: np.ndarray) -> Path:
     try:
         with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-            _encode(container, pictures, size, _sound(recording, start_ns, start_ns + count * FRAME_NS))
+            _encode(container, pictures, size, sound)
     except (av.FFmpegError, ValueError) as error:
         raise TimarError(
             f"the video {path} could not be encoded ({error}); expected PyAV with H.264 and AAC "

@@ -63,9 +63,13 @@ def write_report(
         _policy(recording, summary),
         _closing(),
     ]
-    title = html.escape(f"Conversation, {_when(recording)}")
+    return write_page(path, f"Conversation, {_when(recording)}", parts)
+
+
+def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
+    """Writes pieces of HTML as one page with the reports' style and script."""
     path.write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(parts)
@@ -182,12 +186,12 @@ def _video_and_goals(page: Path, video: Path | None, summary: Mapping[str, Any])
     if embedded:
         source = f"data:{kind};base64,{base64.b64encode(video.read_bytes()).decode()}"
     else:
-        source = html.escape(_relative(video, page))
+        source = html.escape(relative_link(video, page))
     if kind == "image/gif":
         shown = f'<img alt="the rendered head" style="width:100%" src="{source}">'
     else:
         shown = f'<video controls preload="metadata" src="{source}"></video>'
-    link = html.escape(_relative(video, page))
+    link = html.escape(relative_link(video, page))
     return (
         f'<h2>The head</h2><div class="split"><div>{shown}<p class="muted"><small>Own voice left, '
         f'partner right, as a person in the room heard them. File: <a href="{link}">{link}</a>'
@@ -195,14 +199,14 @@ def _video_and_goals(page: Path, video: Path | None, summary: Mapping[str, Any])
     )
 
 
-def _relative(file: Path, page: Path) -> str:
+def relative_link(file: Path, page: Path) -> str:
     try:
         return file.resolve().relative_to(page.resolve().parent).as_posix()
     except ValueError:
         return file.resolve().as_uri()
 
 
-class _Plots:
+class Plots:
     """Rows of drawings over one time axis, in seconds since the conversation began."""
 
     def __init__(self, start_ns: int, from_s: float, to_s: float) -> None:
@@ -252,13 +256,13 @@ def _time_plots(recording: Recording, summary: Mapping[str, Any]) -> str:
     video_start_ns, video_end_ns = video_span_ns(recording)
     starts = [voice.start_ns for voice in recording.voices.values()]
     from_ns = min([recording.start_ns, *starts])
-    plots = _Plots(
+    plots = Plots(
         recording.start_ns,
         (from_ns - recording.start_ns) / 1e9,
         max(1.0, (video_end_ns - recording.start_ns) / 1e9),
     )
-    _add_voices(plots, recording)
-    _add_floor(plots, recording)
+    add_voices(plots, recording)
+    add_floor(plots, recording)
     _add_head(plots, recording)
     _add_face(plots, recording)
     _add_latency(plots, recording, summary)
@@ -272,7 +276,13 @@ def _time_plots(recording: Recording, summary: Mapping[str, Any]) -> str:
         ("--soft", "policy's head pose"),
         ("--strong", "robot's joints"),
     ]
-    legend = "".join(f'<span class="key" style="--c:var({c})">{name}</span>' for c, name in keys)
+    offset_s = (video_start_ns - recording.start_ns) / 1e9
+    return "<h2>The conversation in time</h2>" + plots_panel(plots, keys, offset_s)
+
+
+def plots_panel(plots: Plots, keys: Sequence[tuple[str, str]], video_from_s: float) -> str:
+    """The drawings with a legend of (colour, name), a time axis, and buttons to move and zoom."""
+    legend = "".join(f'<span class="key" style="--c:var({c})">{html.escape(name)}</span>' for c, name in keys)
     buttons = "".join(
         f'<button type="button" data-do="{do}" title="{title}">{sign}</button>'
         for do, sign, title in (
@@ -283,25 +293,24 @@ def _time_plots(recording: Recording, summary: Mapping[str, Any]) -> str:
             ("all", "all", "the whole conversation"),
         )
     )
-    offset = (video_start_ns - recording.start_ns) / 1e9
     return (
-        '<h2>The conversation in time</h2><div class="panel"><div class="bar"><span>'
-        f"{buttons}</span>{legend}<span>drag to zoom, click to go there in the video</span></div>"
+        f'<div class="panel"><div class="bar"><span>{buttons}</span>{legend}'
+        "<span>drag to zoom, click to go there in the video</span></div>"
         f'<div class="plots" data-from="{plots.from_s:.3f}" data-to="{plots.to_s:.3f}" '
-        f'data-video-from="{offset:.3f}">{"".join(plots.rows)}<div class="axis">'
+        f'data-video-from="{video_from_s:.3f}">{"".join(plots.rows)}<div class="axis">'
         f'{_axis_labels(plots)}</div><div class="drag"></div><div class="cursor"><b></b></div>'
         "</div></div>"
     )
 
 
-def _axis_labels(plots: _Plots) -> str:
+def _axis_labels(plots: Plots) -> str:
     step = next(s for s in (1, 2, 5, 10, 30, 60, 300, 1800, 10**9) if plots.to_s / s <= 13)
     span = plots.to_s - plots.from_s
     times = np.arange(0.0, plots.to_s, step)
     return "".join(f'<span style="left:{100 * (t - plots.from_s) / span:.3f}%">{t:g} s</span>' for t in times)
 
 
-def _add_voices(plots: _Plots, recording: Recording) -> None:
+def add_voices(plots: Plots, recording: Recording) -> None:
     boundaries = [turn.stamp_ns for turn in recording.turns]
     for party, name in ((SELF, "self"), (PARTNER, "partner")):
         voice = recording.voices.get(party)
@@ -327,7 +336,7 @@ def _add_voices(plots: _Plots, recording: Recording) -> None:
         plots.add(name, note, 74, drawing, -1.1, 1.1)
 
 
-def _add_floor(plots: _Plots, recording: Recording) -> None:
+def add_floor(plots: Plots, recording: Recording) -> None:
     spans = floor_spans(recording)
     if not spans:
         return
@@ -340,7 +349,7 @@ def _add_floor(plots: _Plots, recording: Recording) -> None:
     plots.add("floor", note, 26, drawing + plots.marks(cuts, 0.0, 1.0, "--card"), -0.15, 1.15)
 
 
-def _add_head(plots: _Plots, recording: Recording) -> None:
+def _add_head(plots: Plots, recording: Recording) -> None:
     """A row for each of yaw, pitch and roll, and one for each joint that is named otherwise."""
     pose, joints = recording.head_pose, recording.joint_states
     angles = np.degrees(recording.head_rpy()) if pose else None
@@ -362,7 +371,7 @@ def _add_head(plots: _Plots, recording: Recording) -> None:
         _add_curves(plots, html.escape(joint), "°", curves)
 
 
-def _add_curves(plots: _Plots, name: str, unit: str, curves: list[tuple[np.ndarray, np.ndarray, str, float]]) -> None:
+def _add_curves(plots: Plots, name: str, unit: str, curves: list[tuple[np.ndarray, np.ndarray, str, float]]) -> None:
     if not curves:
         return
     reach = max(float(np.nanmax(np.abs(values))) for _, values, _, _ in curves)
@@ -371,7 +380,7 @@ def _add_curves(plots: _Plots, name: str, unit: str, curves: list[tuple[np.ndarr
     plots.add(name, f"±{reach:g} {unit}", 72, drawing, -reach, reach)
 
 
-def _add_face(plots: _Plots, recording: Recording) -> None:
+def _add_face(plots: Plots, recording: Recording) -> None:
     faces = recording.blendshapes
     if faces is None:
         return
@@ -386,7 +395,7 @@ def _add_face(plots: _Plots, recording: Recording) -> None:
         plots.add(label, f"{name} 0–{reach:g}", 48, drawing, -0.06 * reach, 1.04 * reach)
 
 
-def _add_latency(plots: _Plots, recording: Recording, summary: Mapping[str, Any]) -> None:
+def _add_latency(plots: Plots, recording: Recording, summary: Mapping[str, Any]) -> None:
     delays = _delays(recording)
     if delays is None:
         return

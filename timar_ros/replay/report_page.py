@@ -76,14 +76,14 @@ details { margin-top: 8px; } summary { cursor: pointer; color: var(--muted); }
 footer { margin-top: 40px; color: var(--muted); font-size: 13px; }
 """
 
-# One shared time axis: drag to zoom, double click to see all, click to go there in the video.
+# One time axis for the drawings of a panel and the video of its section: drag to zoom, double click to see all, click
+# to go there in the video.
 SCRIPT = """
-(() => {
-  const plots = document.querySelector('.plots');
-  if (!plots) return;
+for (const plots of document.querySelectorAll('.plots')) {
+  const section = plots.closest('section') || document;
   const svgs = [...plots.querySelectorAll('svg')], axis = plots.querySelector('.axis');
   const cursor = plots.querySelector('.cursor'), drag = plots.querySelector('.drag');
-  const label = cursor.querySelector('b'), video = document.querySelector('video');
+  const label = cursor.querySelector('b'), video = section.querySelector('video');
   const whole = [+plots.dataset.from, +plots.dataset.to], offset = +plots.dataset.videoFrom;
   let view = whole.slice(), from = null;
   const box = () => axis.getBoundingClientRect();
@@ -139,7 +139,7 @@ SCRIPT = """
                              view[1] + share * (view[1] - view[0]));
   const actions = { in: () => zoom(0.5), out: () => zoom(2), all: () => show(...whole),
                     back: () => move(-0.5), on: () => move(0.5) };
-  for (const b of document.querySelectorAll('[data-do]'))
+  for (const b of plots.parentElement.querySelectorAll('[data-do]'))
     b.addEventListener('click', () => actions[b.dataset.do]());
   if (video) {
     const follow = () => {
@@ -152,5 +152,5 @@ SCRIPT = """
     video.addEventListener('seeked', follow);
   }
   show(...whole);
-})();
+}
 """

@@ -9,7 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
@@ -71,8 +71,8 @@ class McapSalvage:
         try:
             (name_length,) = struct.unpack_from("<I", content, 28)
             compression = bytes(content[32 : 32 + name_length]).decode()
-            inside = _decompressed(content[32 + name_length + 8 :], compression)
-        except (struct.error, UnicodeDecodeError, ValueError, RuntimeError, EOFError, OSError):
+            inside = decompressed(content[32 + name_length + 8 :], compression)
+        except Exception:  # each decompressor raises its own kinds on damaged bytes
             self.broken = True
             return
         yield from self._records(memoryview(inside))
@@ -101,7 +101,7 @@ def _string(content: memoryview, at: int) -> tuple[str, int]:
     return bytes(content[at + 4 : at + 4 + length]).decode(), at + 4 + length
 
 
-def _decompressed(data: memoryview, compression: str) -> bytes | memoryview:
+def decompressed(data: memoryview | bytes, compression: str) -> bytes | memoryview:
     """As much of a chunk as can be had; the decompressors stop where the data stops."""
     if compression == "":
         return data
@@ -110,9 +110,26 @@ def _decompressed(data: memoryview, compression: str) -> bytes | memoryview:
 
         return LZ4FrameDecompressor().decompress(bytes(data))
     if compression == "zstd":
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
-        return zstd.ZstdDecompressor().decompress(bytes(data))
+        return _zstd_decompressor().decompress(bytes(data))
     raise ValueError(f"unknown compression {compression}")
+
+
+def unpacked_parts(packed: BinaryIO) -> Iterator[bytes]:
+    """What a file in zstd's format held, part by part; raises EOFError where it breaks off."""
+    decompressor = _zstd_decompressor()
+    while part := packed.read(1 << 20):
+        while part:
+            if decompressor.eof:  # several frames may follow each other
+                decompressor = _zstd_decompressor()
+            yield decompressor.decompress(part)
+            part = decompressor.unused_data if decompressor.eof else b""
+    if not decompressor.eof:
+        raise EOFError("the file breaks off")
+
+
+def _zstd_decompressor() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd.ZstdDecompressor()

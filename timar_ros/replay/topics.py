@@ -16,6 +16,8 @@ SHOWN = (
     "head/head_pose",
     "head/floor",
     "head/turns",
+    "head/conversation",
+    "head/trace",
     "self/is_speaking",
     "partner/is_speaking",
     "joint_states",
@@ -23,7 +25,7 @@ SHOWN = (
     "simulated_head/command_latency_ms",
     "simulated_head/refusals",
 )
-"""What came of it, for the report."""
+"""What came of it, for the report and to repeat it."""
 
 COMMON = ("/diagnostics", "/parameter_events")
 """The same, of all robots together."""

@@ -173,6 +173,7 @@ class FramePairer:
             leap = now_ns - last
             if self._anchor_ns is not None:
                 self._anchor_ns += leap
+            self._early = [(party, chunk, arrival_ns + leap) for party, chunk, arrival_ns in self._early]
             for voice in self._voices.values():
                 voice.shift_clock(leap, now_ns)
         elif last is not None:

@@ -199,6 +199,9 @@ class PublishedPolicy:
         policy: from `load_policy`. Its network is brought to the device and precision in place.
         device, seed, precision: as for `PolicyBatch`.
         sampling: the policy folder's settings when None.
+
+    Attributes:
+        flame_motion: [frames, 56] of the last step, as drawn.
     """
 
     def __init__(
@@ -258,7 +261,8 @@ class PublishedPolicy:
             room = FRAMES - self._heard
             now, waiting = waiting[:room], waiting[room:]
             motion.append(self._draw(now))
-        return from_flame(np.concatenate(motion), self._expression)
+        self.flame_motion = np.concatenate(motion)
+        return from_flame(self.flame_motion, self._expression)
 
     def settle(self) -> None:
         """Close a second that is over, and make room in the window: work that can wait until its motion is sent."""

@@ -1,0 +1,142 @@
+"""A bag is played into the running graph in its time, or by its own clock; a graph is recorded by a command."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from synthetic_bag import START_NS, Invented, write_bag
+
+pytest.importorskip("rclpy")
+
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Int16MultiArray, String
+
+from timar_ros.replay.bag import read_recording
+
+INVENTED = Invented(seconds=2.0)
+STAMPED = "audio_common_msgs/msg/AudioDataStamped"
+
+
+@pytest.fixture
+def bag(tmp_path):
+    return write_bag(tmp_path / "bag", INVENTED)
+
+
+def joined(received: list) -> np.ndarray:
+    return np.concatenate([np.asarray(message.data, np.int16) for _, message in received])
+
+
+def test_sound_is_played_in_its_time_to_the_last_sample(graph, bag):
+    node = graph.start_node("replay", {"bag": bag})
+    own = graph.collect(Int16MultiArray, "microphone/audio")
+    partner = graph.collect(Int16MultiArray, "partner/audio")
+    assert node.wait(30) == 0
+    graph.wait_until(lambda: len(own) == len(partner) == 100, "100 packets of each voice")
+    assert np.array_equal(joined(own), INVENTED.voice("self"))
+    assert np.array_equal(joined(partner), INVENTED.voice("partner"))
+    assert own[-1][0] - own[0][0] == pytest.approx(1.98e9, abs=0.3e9)
+
+
+def test_with_its_clock_a_bag_plays_at_any_rate(graph, bag):
+    clock = graph.collect(Clock, "/clock", matched=0)
+    node = graph.start_node("replay", {"bag": bag, "clock": True, "rate": 4.0})
+    own = graph.collect(Int16MultiArray, "microphone/audio")
+    graph.collect(Int16MultiArray, "partner/audio")
+    assert node.wait(30) == 0
+    graph.wait_until(lambda: len(own) == 100, "all packets")
+    assert (own[-1][0] - own[0][0]) / 1e9 < 1.5  # two seconds of sound
+    times = [message.clock.sec * 10**9 + message.clock.nanosec for _, message in clock]
+    assert times == sorted(times)
+    assert abs(times[0] - START_NS) < 1e8
+    assert abs(times[-1] - START_NS - 3e9) < 2e8  # it runs on for a second, so that what was heard last is shown
+
+
+def test_sound_of_a_type_that_is_not_installed_is_played_as_one_that_is(graph, tmp_path):
+    try:
+        import audio_common_msgs  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip("audio_common_msgs is installed here")
+    bag = write_bag(tmp_path / "bag", INVENTED, audio_type=STAMPED)
+    node = graph.start_node("replay", {"bag": bag})
+    own = graph.collect(Int16MultiArray, "microphone/audio")
+    graph.collect(Int16MultiArray, "partner/audio")
+    assert node.wait(30) == 0
+    assert f"{STAMPED} is published as std_msgs/msg/Int16MultiArray" in node.output()
+    graph.wait_until(lambda: len(own) == 100, "all packets")
+    assert np.array_equal(joined(own), INVENTED.voice("self"))
+
+
+def test_further_topics_are_played_as_they_are_with_stamps_of_the_present(graph, bag):
+    node = graph.start_node("replay", {"bag": bag, "topics": "[/head/blendshapes, /head/floor]"})
+    faces = graph.collect(JointState, "/head/blendshapes")
+    floors = graph.collect(String, "/head/floor")
+    graph.collect(Int16MultiArray, "microphone/audio")
+    graph.collect(Int16MultiArray, "partner/audio")
+    assert node.wait(30) == 0
+    graph.wait_until(lambda: len(faces) >= 45 and floors, "faces and floors")
+    received_ns, face = faces[10]
+    stamp_ns = face.header.stamp.sec * 10**9 + face.header.stamp.nanosec
+    assert (received_ns - stamp_ns) / 1e6 == pytest.approx(INVENTED.playout_ms, abs=150)
+    assert face.position[17] == pytest.approx(INVENTED.face(0.4)[17], abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({}, "which bag? Give its folder"),
+        ({"bag": "/nowhere"}, "there is no recording at /nowhere"),
+        ({"bag": "BAG", "rate": 2.0}, "sound at another rate than 1 needs the bag's own time; set clock to true"),
+        ({"bag": "BAG", "start_s": 100.0}, "which lies behind the bag's end"),
+        ({"bag": "BAG", "names": "[mic=/a]"}, "expected ROLE=/TOPIC"),
+        ({"bag": "SILENT"}, "holds no sound of either voice; name its topics"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_with_a_sentence(start_node, bag, tmp_path, parameters, sentence):
+    silent = tmp_path / "silent"
+    if parameters.get("bag") == "SILENT":
+        write_bag(silent, INVENTED, without=("/microphone/audio", "/partner/audio"))
+    places = {"BAG": bag, "SILENT": silent}
+    node = start_node("replay", {name: places.get(value, value) for name, value in parameters.items()})
+    assert node.wait(30) == 1
+    assert sentence in node.output() and "Traceback" not in node.output()
+
+
+def test_replayed_sound_moves_a_live_head_by_the_bags_clock(graph, tmp_path):
+    """`timar replay BAG --clock --rate 2` with a head node that uses simulated time."""
+    bag = write_bag(tmp_path / "bag", Invented(seconds=4.0))
+    head = graph.start_node("head_node", {"use_sim_time": True, "threads": 1})
+    head.wait_for_output("active: policy", timeout=60)
+    faces = graph.collect(JointState, "/head/blendshapes")
+    command = [sys.executable, "-m", "timar_ros.cli", "replay", str(bag), "--clock", "--rate", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    graph.wait_until(lambda: len(faces) > 60, "faces of the replayed conversation")
+    stamps = [message.header.stamp.sec * 10**9 + message.header.stamp.nanosec for _, message in faces]
+    assert stamps[0] == pytest.approx(START_NS, abs=3e8)  # the bag's time, not the present
+    assert np.diff(stamps).tolist() == [40_000_000] * (len(stamps) - 1)
+
+
+def test_graph_is_recorded_by_a_command_that_says_what_it_lacks(graph, bag, tmp_path):
+    out = tmp_path / "recorded"
+    command = [sys.executable, "-m", "timar_ros.cli", "record", "--out", str(out)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        limit = time.monotonic() + 30
+        while not (out / "recorded.mcap").exists():
+            assert running.poll() is None and time.monotonic() < limit
+            time.sleep(0.05)
+        node = graph.start_node("replay", {"bag": bag})
+        assert node.wait(40) == 0
+    finally:
+        running.send_signal(signal.SIGINT)
+        printed, _ = running.communicate(timeout=30)
+    assert running.returncode == 0 and "nothing was recorded of the head's trace" in printed
+    recording = read_recording(out)
+    assert {"/microphone/audio", "/partner/audio"} <= recording.topics.keys()
+    assert len(recording.voices["self"].samples) > 1.5 * 16_000

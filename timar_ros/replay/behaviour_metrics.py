@@ -1,0 +1,276 @@
+"""How a head behaves in a conversation, in figures that need no true motion beside them.
+
+All of motion at 25 frames a second and of who has the floor at each frame. None stands where nothing was there to be
+measured: a floor that nobody held, a channel that the motion does not have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.signal import butter, sosfiltfilt
+
+from timar_ros.rates import FRAME_RATE, FRAME_S, FRAME_SAMPLES
+from timar_ros.replay.motion_track import MotionTrack
+from timar_ros.replay.published_metrics import correlation
+from timar_ros.stream.floor import Floor
+from timar_ros.stream.turns import TurnBoundary
+
+FLOORS = tuple(floor.value for floor in Floor)
+LEAST_S = 1.0
+"""A floor that was held for less in all has no figure of its own."""
+NOD_BAND_HZ = (0.5, 3.5)
+NOD_SWING_DEG = 1.5
+NOD_PAUSE_S = 1.0
+LIP_REACH = 8
+"""Frames within which the best offset of mouth and sound is looked for: ±320 ms."""
+RESPONSE_S = 2.0
+SMILE_RISE = 0.1
+SMILE_RISE_FRAMES = 12
+BLINK_CLOSED, BLINK_OPEN = 0.5, 0.3
+FROZEN_DEG_S, FROZEN_S = 0.5, 3.0
+JERK_HZ = 8.0
+ENERGY_FLOOR = 1e-5
+
+
+def floor_by_frame(boundaries: Sequence[TurnBoundary], frames: int) -> np.ndarray:
+    """Who has the floor at each frame [frames], from turn boundaries, which are set back to where it changed."""
+    floor = np.full(frames, Floor.NOBODY.value, dtype="<U8")
+    for boundary in boundaries:
+        if boundary.reason == "floor":
+            floor[boundary.frame :] = boundary.floor.value
+    return floor
+
+
+def movement(track: MotionTrack, floor: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """Mean speed of the head (deg/s) and of the mouth (openings a second) while each has the floor."""
+    head = np.append(angular_speed(track), 0.0)
+    mouth = np.append(np.abs(np.diff(track.mouth())) * FRAME_RATE, 0.0)
+    result: dict[str, dict[str, float | None]] = {"head": {}, "mouth": {}}
+    for name in FLOORS:
+        held = (floor == name) & (np.arange(len(floor)) < len(floor) - 1)
+        for part, speed in (("head", head), ("mouth", mouth)):
+            result[part][name] = float(speed[held].mean()) if held.sum() >= LEAST_S * FRAME_RATE else None
+    return result
+
+
+def angular_speed(track: MotionTrack) -> np.ndarray:
+    """[n - 1] deg/s, as the length of the change of roll, pitch and yaw."""
+    return np.linalg.norm(np.degrees(np.diff(track.rpy(), axis=0)), axis=1) * FRAME_RATE
+
+
+def head_figures(track: MotionTrack) -> dict[str, float | None]:
+    """Spread, speed and acceleration of the head.
+
+    `sd_deg` is the mean of the three axes' standard deviations.
+    """
+    angles = np.degrees(track.rpy())
+    speed = angular_speed(track)
+    acceleration = np.linalg.norm(np.diff(angles, n=2, axis=0), axis=1) * FRAME_RATE**2
+    roll, pitch, yaw = (float(value) for value in angles.std(axis=0))
+    figures: dict[str, float | None] = {
+        "sd_deg": (roll + pitch + yaw) / 3,
+        "sd_roll_deg": roll,
+        "sd_pitch_deg": pitch,
+        "sd_yaw_deg": yaw,
+    }
+    for percent in (50, 95, 99):
+        figures[f"speed_p{percent}_deg_s"] = float(np.percentile(speed, percent)) if len(speed) else None
+    for percent in (50, 95):
+        name = f"acceleration_p{percent}_deg_s2"
+        figures[name] = float(np.percentile(acceleration, percent)) if len(acceleration) else None
+    return figures
+
+
+def frozen_stretches(track: MotionTrack) -> dict[str, float]:
+    """Stretches in which the head stays slower than 0.5 deg/s for 3 s or more: how many, and their length."""
+    slow = np.concatenate([[False], angular_speed(track) < FROZEN_DEG_S, [False]])
+    edges = np.flatnonzero(np.diff(slow.astype(np.int8)))
+    lengths = np.diff(edges.reshape(-1, 2), axis=1)[:, 0] * FRAME_S
+    long = lengths[lengths >= FROZEN_S - 1e-9]
+    return {"count": len(long), "seconds": float(long.sum()), "longest_s": float(lengths.max(initial=0.0))}
+
+
+def jerk(track: MotionTrack) -> float | None:
+    """RMS third difference of the head's angles over their RMS speed, both below 8 Hz, 1/s^2.
+
+    A Butterworth low-pass of 4th order, forwards and backwards. None for a head that does not move.
+    """
+    angles = track.rpy()
+    if len(angles) < 32 or np.ptp(angles, axis=0).max() < 1e-9:
+        return None
+    smooth = sosfiltfilt(butter(4, JERK_HZ, fs=FRAME_RATE, output="sos"), angles, axis=0)
+    third = np.diff(smooth, n=3, axis=0) * FRAME_RATE**3
+    speed = np.diff(smooth, axis=0) * FRAME_RATE
+    return math.sqrt(float(np.square(third).sum(axis=1).mean()) / float(np.square(speed).sum(axis=1).mean()))
+
+
+def nod_onsets(track: MotionTrack) -> np.ndarray:
+    """[k] frames at which nods begin.
+
+    Pitch is passed through 0.5 to 3.5 Hz (Hadar et al. 1985: nods are rhythmic, within that band), without delay. A
+    swing is the way from one turning point to the next, of 1.5 deg or more. Swings that follow each other within 1 s
+    are one nod, however many cycles it has; it takes two, there and back.
+    """
+    pitch = np.degrees(track.rpy()[:, 1])
+    if len(pitch) < 2 * FRAME_RATE:
+        return np.zeros(0, np.int64)
+    swinging = sosfiltfilt(butter(2, NOD_BAND_HZ, "bandpass", fs=FRAME_RATE, output="sos"), pitch)
+    turning = np.flatnonzero(np.diff(np.sign(np.diff(swinging))) != 0) + 1
+    starts, ends = turning[:-1], turning[1:]
+    large = np.abs(swinging[ends] - swinging[starts]) >= NOD_SWING_DEG
+    onsets, swings, last = [], 0, -(10**9)
+    for start, end in zip(starts[large], ends[large], strict=True):
+        if start - last > NOD_PAUSE_S * FRAME_RATE:
+            swings, first = 0, start
+        swings, last = swings + 1, end
+        if swings == 2:
+            onsets.append(first)
+    return np.array(onsets, np.int64)
+
+
+def per_minute(onsets: np.ndarray, floor: np.ndarray) -> dict[str, float | None]:
+    """Events a minute of each floor, by who has it when they begin."""
+    result: dict[str, float | None] = {}
+    for name in FLOORS:
+        frames = int((floor == name).sum())
+        count = int((floor[onsets] == name).sum())
+        result[name] = 60.0 * FRAME_RATE * count / frames if frames >= LEAST_S * FRAME_RATE else None
+    return result
+
+
+def blinks(track: MotionTrack) -> dict[str, float | None]:
+    """Blinks a minute and their median length: lids above 0.5 until below 0.3. None where motion has no lids."""
+    left, right = track.channel("eyeBlinkLeft"), track.channel("eyeBlinkRight")
+    if left is None or right is None:
+        return {"per_minute": None, "closed_ms": None}
+    lids, lengths, since = (left + right) / 2, [], None
+    for frame, lid in enumerate(lids):
+        if since is None and lid > BLINK_CLOSED:
+            since = frame
+        elif since is not None and lid < BLINK_OPEN:
+            lengths.append(frame - since)
+            since = None
+    return {
+        "per_minute": 60.0 * FRAME_RATE * len(lengths) / len(lids),
+        "closed_ms": float(np.median(lengths)) * 1000 * FRAME_S if lengths else None,
+    }
+
+
+def responses(track: MotionTrack, floor: np.ndarray) -> dict[str, float | None]:
+    """What follows within 2 s when the partner gives up the floor: a nod, a smile that rises, or the own voice.
+
+    Returns:
+        pauses, the share of them that was answered, and the answers' median delay in ms; `motion_...` count nods
+        and smiles alone.
+    """
+    own, partner = (np.isin(floor, (name, "both")).astype(np.int8) for name in ("self", "partner"))
+    own_starts = np.flatnonzero(np.diff(own, prepend=np.int8(0)) == 1)
+    partner_stops = np.flatnonzero(np.diff(partner, prepend=np.int8(0)) == -1)
+    moved = np.sort(np.concatenate([nod_onsets(track), _smile_onsets(track)]))
+    pauses = partner_stops[partner_stops + RESPONSE_S * FRAME_RATE <= len(track)]
+    result: dict[str, float | None] = {"pauses": len(pauses)}
+    for prefix, events in (("", np.sort(np.concatenate([moved, own_starts]))), ("motion_", moved)):
+        places = np.searchsorted(events, pauses)
+        delays = [
+            (events[place] - pause) * FRAME_S
+            for place, pause in zip(places, pauses, strict=True)
+            if place < len(events) and (events[place] - pause) * FRAME_S <= RESPONSE_S
+        ]
+        result[f"{prefix}share"] = len(delays) / len(pauses) if len(pauses) else None
+        result[f"{prefix}delay_ms"] = 1000.0 * float(np.median(delays)) if delays else None
+    return result
+
+
+def _smile_onsets(track: MotionTrack) -> np.ndarray:
+    """[k] frames from which a smile rises by 0.1 within half a second."""
+    sides = [track.channel(name) for name in ("mouthSmileLeft", "mouthSmileRight")]
+    if sides[0] is None or len(track) <= SMILE_RISE_FRAMES:
+        return np.zeros(0, np.int64)
+    smile = (sides[0] + sides[1]) / 2
+    rising = np.concatenate([[False], smile[SMILE_RISE_FRAMES:] - smile[:-SMILE_RISE_FRAMES] >= SMILE_RISE])
+    return np.flatnonzero(np.diff(rising.astype(np.int8)) == 1)
+
+
+def frame_energy(voice: np.ndarray) -> np.ndarray:
+    """Log of the mean square of each 40 ms frame of a voice [n], [n // 640]."""
+    frames = voice[: len(voice) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    return np.log(np.square(frames).mean(axis=1) + ENERGY_FLOOR)
+
+
+def best_offset(mouth: np.ndarray, reference: np.ndarray, reach: int = LIP_REACH) -> tuple[float | None, int | None]:
+    """The highest correlation within ±`reach` frames, and its offset in frames (positive: the mouth is late)."""
+    frames = min(len(mouth), len(reference))
+    values = {}
+    for lag in range(-reach, reach + 1):
+        late, early = max(lag, 0), max(-lag, 0)
+        value = correlation(mouth[late : frames - early], reference[early : frames - late])
+        if value is not None:
+            values[lag] = value
+    if not values:
+        return None, None
+    lag = max(values, key=values.get)
+    return values[lag], lag
+
+
+def lips(track: MotionTrack, own_voice: np.ndarray | None, truth: MotionTrack | None) -> dict[str, Any]:
+    """How the mouth's opening follows the true mouth, where it is known, and the own voice's log energy.
+
+    `correlation` and `offset_ms` are against `against`: "truth" where there is one, else "voice". `same_instant` is
+    the correlation at offset 0.
+    """
+    mouth = track.mouth()
+    result: dict[str, Any] = {"against": "truth" if truth is not None else "voice"}
+    references = {
+        "": truth.mouth() if truth is not None else None,
+        "voice_": frame_energy(own_voice) if own_voice is not None else None,
+    }
+    if truth is None:
+        references[""] = references["voice_"]
+    for prefix, reference in references.items():
+        value, lag = (None, None) if reference is None else best_offset(mouth, reference)
+        at_once = None
+        if reference is not None:
+            frames = min(len(mouth), len(reference))
+            at_once = correlation(mouth[:frames], reference[:frames])
+        result[f"{prefix}correlation"] = value
+        result[f"{prefix}offset_ms"] = None if lag is None else 40 * lag
+        result[f"{prefix}same_instant"] = at_once
+    return result
+
+
+def behaviour_metrics(
+    track: MotionTrack,
+    floor: np.ndarray | None = None,
+    own_voice: np.ndarray | None = None,
+    truth: MotionTrack | None = None,
+) -> dict[str, Any]:
+    """All figures of one motion; what rests on an argument that is not given is left out.
+
+    Args:
+        floor: [n] who has the floor at each frame (`floor_by_frame`).
+        own_voice: 16 kHz mono, from the first frame's start.
+        truth: what the true person did.
+    """
+    own_jerk, true_jerk = jerk(track), jerk(truth) if truth is not None else None
+    figures: dict[str, Any] = {
+        "head": head_figures(track),
+        "frozen": frozen_stretches(track),
+        "jerk": {
+            "value": own_jerk,
+            "ratio": own_jerk / true_jerk if own_jerk is not None and true_jerk else None,
+        },
+        "blinks": blinks(track),
+    }
+    if own_voice is not None or truth is not None:
+        figures["lips"] = lips(track, own_voice, truth)
+    if floor is not None:
+        frames = min(len(floor), len(track))
+        track, floor = track.cut(frames), floor[:frames]
+        figures["movement"] = movement(track, floor)
+        figures["nods_per_minute"] = per_minute(nod_onsets(track), floor)
+        figures["responses"] = responses(track, floor)
+    return figures

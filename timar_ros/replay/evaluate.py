@@ -1,0 +1,220 @@
+"""`timar evaluate`: policies on recorded conversations, or finished motion against true motion, in figures.
+
+timar evaluate BAG                                       the bag's own policy again: the same motion to the last bit
+timar evaluate BAGS --policy a b --perturb noise10dB --out DIR     a comparison with report.html
+timar evaluate --self a.wav --partner b.wav [--truth t.npz]
+timar evaluate --predicted a.npz --truth b.npz [--other c.npz]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from timar_ros import parallel
+from timar_ros.errors import TimarError
+from timar_ros.model.precision import PRECISIONS
+from timar_ros.replay.bag import TOPIC_PATTERNS
+from timar_ros.replay.behaviour_metrics import behaviour_metrics
+from timar_ros.replay.clips import ClipSource, find_clips
+from timar_ros.replay.comparison import Comparison, as_json, compare, notes_of, number, table
+from timar_ros.replay.motion_track import GROUPS, load_motion
+from timar_ros.replay.perturbations import PERTURBATIONS, perturbation
+from timar_ros.replay.published_metrics import PUBLISHED, published_metrics
+from timar_ros.replay.trial import Settings, Trial, Variant, plain
+
+DRAWN_CLIPS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "perturbations:\n" + "\n".join(f"  {name:13} {what}" for name, what in PERTURBATIONS.items())
+    inputs = parser.add_argument_group("what to evaluate")
+    inputs.add_argument(
+        "clips", nargs="*", type=Path,
+        help="bags, stereo sound files (left: self), folders of them, folders of DualTalk's layout",
+    )  # fmt: skip
+    inputs.add_argument("--self", dest="own", type=Path, metavar="SOUND", help="voice that the head speaks with")
+    inputs.add_argument("--partner", type=Path, metavar="SOUND", help="voice of the person in front of the head")
+    inputs.add_argument("--truth", type=Path, metavar="NPZ", help="what the person of the own voice really did")
+    inputs.add_argument("--other", type=Path, metavar="NPZ", help="what the partner really did")
+    inputs.add_argument("--predicted", type=Path, metavar="NPZ", help="finished motion to be scored against --truth")
+    inputs.add_argument(
+        "--topic", action="append", default=[], metavar="ROLE=TOPIC",
+        help="a bag's topic under another name: self_audio=/robot/voice (also partner_audio, head_pose, ...)",
+    )  # fmt: skip
+    how = parser.add_argument_group("what to compare")
+    how.add_argument(
+        "--policy", nargs="+", help="names under models/ or folders; live: the motion recorded in the bag",
+    )  # fmt: skip
+    how.add_argument("--seed", nargs="+", type=int, help="seeds; their figures are averaged")
+    how.add_argument("--perturb", nargs="+", default=[], metavar="NAME", help="also under these perturbations")
+    how.add_argument("--hop-frames", type=int, help="frames of 40 ms that the policy advances by")
+    how.add_argument("--turns", choices=("floor", "fixed"), help="turns of the conversation, or the published second")
+    how.add_argument("--temperature", type=float, help="factor on the policy's noise, 0 for none")
+    how.add_argument("--precision", choices=PRECISIONS, help="of the policy's computation; as live, else auto")
+    how.add_argument("--device", choices=("auto", "cuda", "cpu"), default="cpu", help="where policies run")
+    how.add_argument("--robot", default="generic", help="profile whose limits are looked at; none: leave that out")
+    results = parser.add_argument_group("results")
+    results.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    results.add_argument("--out", type=Path, metavar="DIR", help="write report.html, metrics.json and the motion here")
+    results.add_argument("--video-seconds", type=float, default=12.0, help="of each video in the report; 0: none")
+    parallel.add_arguments(results)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.predicted is not None:
+        return _score_finished(args)
+    sources = _sources(args)
+    variants = _variants(args)
+    _check(args)
+    settings = Settings(
+        args.hop_frames,
+        args.turns,
+        args.temperature,
+        args.precision,
+        args.device,
+        None if args.robot == "none" else args.robot,
+    )
+    if args.out is not None:
+        (args.out / "motion").mkdir(parents=True, exist_ok=True)
+    kept = Comparison(variants, wanted=len(sources) * len(variants))
+    bar = tqdm(total=kept.wanted, unit="trial", disable=None if kept.wanted > 1 else True)
+
+    def keep(comparison: Comparison) -> None:
+        nonlocal kept
+        kept = comparison
+        bar.update()
+        if args.out is not None:
+            _save_motion(args.out / "motion", comparison.trials[-1])
+
+    interrupted = False
+    processes = 1 if kept.wanted == 1 and args.cluster is None else args.jobs
+    try:
+        with bar, parallel.backend(args.cluster):
+            compare(sources, variants, settings, processes, keep)
+    except KeyboardInterrupt:
+        interrupted = True
+        print(f"\ninterrupted after {len(kept.trials)} of {kept.wanted} trials; these are kept", file=sys.stderr)
+    _show(kept, sources, args)
+    if interrupted:
+        return 130
+    return 1 if kept.failures else 0
+
+
+def _score_finished(args: argparse.Namespace) -> int:
+    if args.truth is None or args.clips or args.own:
+        raise TimarError("--predicted needs --truth and no sound: --predicted a.npz --truth b.npz [--other c.npz]")
+    predicted, truth = load_motion(args.predicted), load_motion(args.truth)
+    other = load_motion(args.other) if args.other else None
+    lengths = {len(track) for track in (predicted, truth, other) if track is not None}
+    if len(lengths) > 1:
+        print(f"the motions have {', '.join(map(str, sorted(lengths)))} frames; the first {min(lengths)} are compared")
+    cut = truth.cut(min(lengths))
+    figures: dict[str, Any] = published_metrics(predicted, truth, other)
+    figures |= behaviour_metrics(predicted.cut(min(lengths)), truth=cut)
+    figures["truth"] = behaviour_metrics(cut)
+    figures["frames"] = min(lengths)
+    for metric in PUBLISHED:
+        print(f"{metric:10}" + "".join(f"{group:>6} {number(figures[metric][group]):<10}" for group in GROUPS))
+    _write_json(args.json, plain(figures))
+    return 0
+
+
+def _sources(args: argparse.Namespace) -> list[ClipSource]:
+    topics = dict(_topic(text) for text in args.topic)
+    sources = [source for path in args.clips for source in find_clips(path, topics)]
+    if (args.own is None) != (args.partner is None):
+        raise TimarError("--self and --partner go together: a conversation has two voices")
+    if args.own is not None:
+        sources.append(ClipSource(args.own.stem, args.own, args.partner))
+    if not sources:
+        raise TimarError("nothing to evaluate; give a bag or a folder, or --self a.wav --partner b.wav")
+    if args.truth is not None or args.other is not None:
+        if len(sources) != 1:
+            raise TimarError(f"--truth and --other are of one conversation, and there are {len(sources)}")
+        sources = [replace(sources[0], truth=args.truth or sources[0].truth, other=args.other or sources[0].other)]
+    names = [source.name for source in sources]
+    return [
+        replace(source, name=f"{source.name} ({names[:k].count(source.name) + 1})")
+        if names.count(source.name) > 1
+        else source
+        for k, source in enumerate(sources)
+    ]
+
+
+def _topic(text: str) -> tuple[str, str]:
+    role, equals, topic = text.partition("=")
+    if not equals or role not in TOPIC_PATTERNS:
+        raise TimarError(f"--topic is {text!r}; expected ROLE=/TOPIC with a role of {', '.join(TOPIC_PATTERNS)}")
+    return role, topic
+
+
+def _variants(args: argparse.Namespace) -> list[Variant]:
+    for name in args.perturb:
+        perturbation(name)
+    policies, seeds = args.policy or [None], args.seed or [None]
+    found = [Variant(*each) for each in product(policies, seeds, [None, *args.perturb])]
+    # What was recorded has no seed and cannot be disturbed any more.
+    return list(dict.fromkeys(Variant("live") if v.policy == "live" else v for v in found))
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.hop_frames is not None and not 1 <= args.hop_frames <= 25:
+        raise TimarError(f"--hop-frames is {args.hop_frames}; 1 to 25 is allowed")
+    if args.temperature is not None and not 0 <= args.temperature <= 4:
+        raise TimarError(f"--temperature is {args.temperature}; 0 to 4 is allowed")
+    if args.jobs == 0 or args.jobs < -1:
+        raise TimarError(f"--jobs is {args.jobs}; a number of processes, or -1 for one on each core, is expected")
+
+
+def _save_motion(folder: Path, trial: Trial) -> None:
+    if trial.motion is None:
+        return
+    safe = "".join(
+        c if c.isalnum() or c in "-_." else "_" for c in f"{trial.clip}--{trial.variant.label}--{trial.seed}"
+    )
+    np.savez_compressed(folder / f"{safe}.npz", motion=trial.motion.values)
+
+
+def _show(comparison: Comparison, sources: Sequence[ClipSource], args: argparse.Namespace) -> None:
+    for note in notes_of(comparison.trials):
+        print(f"note: {note}")
+    if not comparison.summaries():
+        if comparison.failures:
+            raise TimarError("there is no result; the reasons are above")
+        return
+    print(table(comparison))
+    speed = comparison.times_realtime
+    print(
+        f"\n{comparison.seconds:.0f} s of conversation in {comparison.wall_s:.1f} s: {number(speed)} times real time "
+        f"on {comparison.processes} core{'s' * (comparison.processes != 1)}"
+    )
+    figures = as_json(comparison)
+    _write_json(args.json, figures)
+    if args.out is not None:
+        from timar_ros.replay.comparison_report import write_comparison
+
+        _write_json(args.out / "metrics.json", figures)
+        done = {trial.clip for trial in comparison.trials if trial.error is None}
+        clips = [source.read() for source in [s for s in sources if s.name in done][:DRAWN_CLIPS]]
+        command = shlex.join(["timar", *sys.argv[1:]])
+        page = write_comparison(comparison, clips, args.out / "report.html", args.video_seconds, command)
+        print(f"look at {page}")
+
+
+def _write_json(path: Path | None, figures: Any) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")

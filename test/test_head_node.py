@@ -274,7 +274,8 @@ def test_published_weights_are_drawn_when_their_second_is_over_and_what_the_face
     graph.wait_until(lambda: reports, "a report")
     resting_on_sound = [m for _, m in commands if m.header.frame_id != NO_SOUND]
     assert 3 <= len(resting_on_sound) <= 5
-    assert set(np.diff([ns(m.header.stamp) for _, m in poses])) == {40_000_000}
+    steps = np.diff([ns(m.header.stamp) for _, m in poses])
+    assert np.sum(steps != 40_000_000) <= 1  # the seam between waiting for sound and the first second
     policy = next(s for _, m in reports for s in m.status if s.name == "head: policy")
     assert "of the face only jawOpen moves" in policy.message
     assert {p.key: p.value for p in policy.values}["hop_frames"] == "25"

@@ -33,8 +33,8 @@ from timar_ros.stream.noise import FrameNoise
 from timar_ros.stream.turn_memory import NEVER, ClosedTurns, OpenTurn
 from timar_ros.stream.turns import TurnBoundary
 
-# A pass is padded to a multiple of so many frames.
-FRAMES_STEP = 5
+# On CUDA a pass is padded to a multiple of so many frames, so that few graphs do; the CPU computes no padding.
+CUDA_FRAMES_STEP = 5
 _PADDING = 2.0**30
 
 
@@ -72,7 +72,7 @@ class Sampling:
 
 
 class PassShape(NamedTuple):
-    """What decides the work of a pass: frames in it (padded), frames drawn in it, and whether turns close in it."""
+    """What decides the work of a pass: frames in it (with padding), frames drawn in it, and whether turns close in it."""
 
     frames: int
     draws: int
@@ -227,7 +227,9 @@ class PolicyBatch:
         """Draw the new motion of each group's last turn and keep the turns before it as closed."""
         frames = max(sum(len(turn) for turn in group) for group in groups)
         draws = max(len(group[-1]) - group[-1].drawn if group else 0 for group in groups)
-        shape = PassShape(-(-frames // FRAMES_STEP) * FRAMES_STEP, draws, any(len(group) > 1 for group in groups))
+        if self.device.type == "cuda":
+            frames = -(-frames // CUDA_FRAMES_STEP) * CUDA_FRAMES_STEP
+        shape = PassShape(frames, draws, any(len(group) > 1 for group in groups))
         drawn = self._run(shape, self._packed(shape, groups))
         motion = []
         for stream, group in enumerate(groups):
@@ -380,7 +382,7 @@ class PolicyBatch:
     def _capture(self) -> None:
         """Graphs of every pass of a usual hop."""
         longest, hop = self._config.max_turn_frames, self._hop_frames
-        for frames in range(FRAMES_STEP, longest + hop + FRAMES_STEP, FRAMES_STEP):
+        for frames in range(CUDA_FRAMES_STEP, longest + hop + CUDA_FRAMES_STEP, CUDA_FRAMES_STEP):
             for closes in (False, True):
                 shape = PassShape(frames, hop, closes)
                 self._runner.capture(shape, self._packing(shape).size)

@@ -217,7 +217,7 @@ class HeadNode(LifecycleNode):
             self.create_subscription(JointState, "partner/blendshapes", self._see_face, qos),
             self.create_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos),
         ]
-        self._timers = [self.create_timer(1.0, self._report), self.create_timer(0.05, self._watch)]
+        self._clockwork = [self.create_timer(1.0, self._report), self.create_timer(0.05, self._watch)]
 
     def _begin_conversation(self) -> None:
         p = self._settings
@@ -234,7 +234,7 @@ class HeadNode(LifecycleNode):
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._voices.destroy()
-        for timer in self._timers:
+        for timer in self._clockwork:
             self.destroy_timer(timer)
         for publisher in (
             *self._speaking.values(),

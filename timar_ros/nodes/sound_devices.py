@@ -23,7 +23,8 @@ class DeviceKeeper:
     """A thread that works with a sound device, and waits for one that is missing or goes away.
 
     Args:
-        work: opens the device and works until `ending` is set; raises NoSoundDeviceError when it is not there or goes.
+        work: opens the device and works until `ending` is set or all is done; raises NoSoundDeviceError when it is not
+            there or goes.
         wait_s: how long to wait then before it is tried again.
         tell: says a trouble; each once, not at every attempt.
         meanwhile: what to do while waiting, for so many s; returns early when `ending` is set.
@@ -66,6 +67,7 @@ class DeviceKeeper:
         while not self.ending.is_set():
             try:
                 self._work()
+                return
             except NoSoundDeviceError as error:
                 wait_s = self._wait_s()
                 self.tell(f"{error}; trying again every {wait_s:g} s")

@@ -131,16 +131,12 @@ def test_the_next_sentence_after_a_rest_is_no_underrun():
     assert queue.health(START + 2000 * MS)[2]["underruns"] == 0
 
 
-def test_a_flush_drops_what_was_not_given_out_and_fades():
+def test_a_flush_drops_what_was_not_given_out():
     queue = begun()
     queue.push(chunk(tone(2.0)), START)
     spoken(queue, 10, 510)
-    assert queue.flush(START + 510 * MS) / MS == pytest.approx(1540, abs=11)
-    rest = spoken(queue, 520, 1000)
-    loud = np.flatnonzero(np.abs(rest) > 1e-3)
-    assert len(loud) and loud[-1] < RATE * 0.006
-    envelope = np.abs(rest[: RATE * 6 // 1000])
-    assert envelope[-20:].max() < 0.02
+    assert queue.flush() / MS == pytest.approx(1540, abs=11)
+    assert not spoken(queue, 520, 1000).any()
     queue.push(chunk(tone(0.2)), START + 1000 * MS)
     assert (np.abs(spoken(queue, 1000, 1500)) > 0).sum() / RATE == pytest.approx(0.2, abs=0.01)
 

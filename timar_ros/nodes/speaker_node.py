@@ -111,6 +111,8 @@ back."""
 PLAYED_S = 0.02
 """Length of a packet of what is played."""
 UNHEARD_BLOCK_S = 0.01
+OVERTAKEN_S = 0.03
+"""A flush may overtake packets that were sent before it; speech that follows a flush begins later than this."""
 
 
 class PlayoutBuffer:
@@ -215,6 +217,7 @@ class SpeakerNode(Node):
         self._buffer: PlayoutBuffer | None = None
         self._unheard = PlayoutBuffer(settings.rate)
         self._unheard_due = 0.0
+        self._deaf_until = 0.0
         self._resampler: StreamResampler | None = None
         audio = self.create_subscription(
             self._class,
@@ -255,6 +258,8 @@ class SpeakerNode(Node):
         return self._settings.delay_ms or self._playout_ms + LIPS_LEAD_MS
 
     def _flush(self, _message: Empty | None = None) -> None:
+        self._deaf_until = time.monotonic() + OVERTAKEN_S
+        self._resampler = None
         if self._buffer is not None:
             self._buffer.flush()
 
@@ -267,7 +272,7 @@ class SpeakerNode(Node):
     def _hear(self, message) -> None:
         arrival_ns = self.get_clock().now().nanoseconds
         buffer = self._buffer
-        if buffer is None or self._mute.may_be_muted:
+        if buffer is None or self._mute.may_be_muted or time.monotonic() < self._deaf_until:
             return
         try:
             chunk = self._decoder.decode(message)

@@ -123,7 +123,7 @@ class Voices:
 
     def flush(self, now_ns: int) -> int:
         """Break the own voice off: nothing of it is heard any more, the mouth closes. The ns of speech dropped."""
-        dropped_ns = self._queue.flush(now_ns)
+        dropped_ns = self._queue.flush()
         if self.queued:
             self._flushed.publish(Empty())
         self._close_mouth(now_ns)

@@ -24,7 +24,6 @@ LONGEST_PAUSE_NS = 5_000_000_000
 UNDERRUN_NS = 500_000_000
 """Speech that comes again within so much of its end was not ended: the synthesiser was too slow."""
 TOLERANCE_NS = 30_000_000
-FADE_MS = 5
 _MS = 1_000_000
 _SECOND = 1_000_000_000
 _SHOWN_NS = 10 * _SECOND
@@ -93,16 +92,12 @@ class VoiceQueue:
                 self._spoken_to_ns = self._given_to_ns
         return packets
 
-    def flush(self, now_ns: int) -> int:
-        """Drop all that was not given out yet, but for a fade of 5 ms; the ns of speech that were dropped."""
+    def flush(self) -> int:
+        """Drop all that was not given out yet; the ns of speech that were dropped."""
         dropped_ns = self.queued_ns
         self._count["flushes"] += 1
-        fade = self.rate * FADE_MS // 1000
-        rest = np.concatenate(self._queue)[:fade] if self._queue else np.zeros(0, np.float32)
         self._queue.clear()
         self._queued = 0
-        if len(rest):
-            self._append(rest * np.linspace(1.0, 0.0, len(rest), dtype=np.float32))
         self._resampler = self._stamp_end_ns = self._spoken_to_ns = None
         return dropped_ns
 

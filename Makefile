@@ -3,6 +3,7 @@
 #   make test     linters and all tests but the heavy ones
 #
 #   make view     the head in a browser, live; make view BAG=out/demo/bag shows a recording
+#   make talk     type a sentence and see the head say it
 #   make demo SELF=a.wav PARTNER=b.wav OUT=out/mine     a recording of your own
 #   make bench    times the policy, the engine and the running graph; out/bench.json
 #   make test-heavy | lint | format | clean
@@ -35,7 +36,7 @@ unexport FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE
 # Set by the wheels when their Python starts; inherited, it would keep ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: demo view bench test test-heavy lint format clean venv
+.PHONY: demo talk view bench test test-heavy lint format clean venv
 
 demo: $(READY)
 	$(BIN)/timar demo --out "$(OUT)" $(if $(SELF),--self "$(SELF)") $(if $(PARTNER),--partner "$(PARTNER)")
@@ -46,6 +47,9 @@ bench: $(READY)
 view: $(READY)
 	$(BIN)/timar view $(strip $(if $(BAG),--bag "$(BAG)") $(if $(SELF),--self "$(SELF)") \
 	    $(if $(PARTNER),--partner "$(PARTNER)") $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)"))
+
+talk: $(READY)
+	$(BIN)/timar talk $(if $(SAY),--say "$(SAY)") $(if $(filter command line environment,$(origin OUT)),--out "$(OUT)")
 
 test: lint
 	$(BIN)/python -m pytest -m "not heavy"

@@ -75,6 +75,7 @@ setup(
             "recorder = timar_ros.nodes.recorder:main",
             "view = timar_ros.nodes.view_node:main",
             "replay = timar_ros.nodes.replay:main",
+            "synthesiser_node = timar_ros.nodes.synthesiser_node:main",
             "timar = timar_ros.cli:main",
         ],
     },

@@ -16,7 +16,9 @@ import yaml
 from timar_ros.resources import share_path
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCH_FILES = ("head.launch.py", "simulated.launch.py", "rviz.launch.py", "record.launch.py", "replay.launch.py")
+LAUNCH_FILES = tuple(
+    f"{name}.launch.py" for name in ("head", "robot_with_tts", "simulated", "rviz", "record", "replay")
+)
 URDF = share_path("urdf", "head.urdf")
 
 
@@ -110,6 +112,18 @@ def test_a_microphone_takes_the_place_of_that_partys_file(started):
     assert not {"/partner_voice", "/rviz"} & names(nodes)
 
 
+def test_a_robot_that_speaks_hears_a_person_and_plays_what_the_head_speaks(started):
+    nodes = started("robot_with_tts.launch.py")
+    assert names(nodes) == {"/head", "/microphone", "/speaker", "/synthesiser"}
+    assert list(nodes["timar_ros", "/microphone"].expanded_remapping_rules) == [("microphone/audio", "partner/audio")]
+    assert list(nodes["timar_ros", "/speaker"].expanded_remapping_rules) == [("microphone/audio", "head/voice")]
+
+
+def test_a_simulated_robot_can_speak_without_sound_devices(started):
+    nodes = started("robot_with_tts.launch.py", simulated="true", microphone="none", loudspeaker="false")
+    assert names(nodes) == {"/head", "/simulated_head", "/synthesiser"}
+
+
 def test_the_commands_go_to_the_controller_that_is_named(started):
     nodes = started("simulated.launch.py", controller="neck")
     for name in ("/head", "/simulated_head"):
@@ -179,15 +193,19 @@ def test_every_node_that_is_started_is_an_executable_of_the_package(file):
 # ---- parameter file, robot description ---------------------------------------------------------
 
 
-def parameter_file() -> dict[str, dict]:
-    """Node name -> its parameters, of config/head.yaml."""
-    content = yaml.safe_load(share_path("config", "head.yaml").read_text(encoding="utf-8"))
+PARAMETER_FILES = ("head.yaml", "robot_with_tts.yaml")
+
+
+def parameter_file(name: str = "head.yaml") -> dict[str, dict]:
+    """Node name -> its parameters, of a file in config."""
+    content = yaml.safe_load(share_path("config", name).read_text(encoding="utf-8"))
     return {key.removeprefix("/**/"): node["ros__parameters"] for key, node in content.items()}
 
 
-def test_the_parameter_file_holds_declared_parameters_with_allowed_values():
-    modules = {"head": "head_node", "microphone": "microphone_node", "speaker": "speaker_node"}
-    for node, values in parameter_file().items():
+@pytest.mark.parametrize("file", PARAMETER_FILES)
+def test_the_parameter_file_holds_declared_parameters_with_allowed_values(file):
+    modules = {name: f"{name}_node" for name in ("head", "microphone", "speaker", "synthesiser")}
+    for node, values in parameter_file(file).items():
         module = import_module(f"timar_ros.nodes.{modules.get(node, node)}")
         declared = {parameter.name: parameter for parameter in module.PARAMETERS}
         assert set(values) <= set(declared), f"{node} declares no such parameter"

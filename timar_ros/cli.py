@@ -18,11 +18,13 @@ COMMANDS = {
         "play a conversation through the real nodes; leaves a bag, a report and a video",
     ),
     "evaluate": ("timar_ros.replay.evaluate", "score policies on recorded conversations, or finished motion"),
+    "echo": ("timar_ros.learn.echo_evaluation", "compare echo cancellers in simulated rooms"),
     "generate": ("timar_ros.learn.generate", "make dialogues of two voices and heads to train on"),
     "hearing": ("timar_ros.replay.hearing", "show whether a policy hears both voices"),
     "record": ("timar_ros.nodes.recorder", "record the topics of the running graph into a bag"),
     "replay": ("timar_ros.nodes.replay", "play a bag's sound into the running graph"),
     "robot": ("timar_ros.replay.robot_command", "explain a robot profile, find what is wrong with it"),
+    "talk": ("timar_ros.talk", "type a sentence and see the head say it"),
     "train": ("timar_ros.learn.train", "train a policy on dialogues"),
     "view": ("timar_ros.view.command", "show the head in a browser, in a conversation or from a bag"),
 }

@@ -110,11 +110,11 @@ def prepare_folder(out: Path) -> Path:
     return out.resolve()
 
 
-def show_results(out: Path, video: bool) -> int:
-    """Summary, report and video from the bag in `out`; prints the table."""
+def show_results(out: Path, video: bool, topics: dict[str, str] | None = None) -> int:
+    """Summary, report and video from the bag in `out`; prints the table. `topics` as for `read_recording`."""
     from timar_ros.replay import bag, render, report, summary
 
-    recording = bag.read_recording(out / "bag")
+    recording = bag.read_recording(out / "bag", topics)
     figures = summary.summarise(recording)
     (out / "summary.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if video:
@@ -151,8 +151,13 @@ class Graph:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, module: str, remap: dict[str, str] | None = None, **parameters: object) -> None:
-        """Start a node's process; parameters are given as on `ros2 run`'s command line."""
+    def start(
+        self, name: str, module: str, remap: dict[str, str] | None = None, typed: bool = False, **parameters: object
+    ) -> subprocess.Popen:
+        """Start a node's process; parameters are given as on `ros2 run`'s command line.
+
+        `typed`: what is written to the process's `stdin` (text) reaches its keyboard.
+        """
         arguments = ["-r", f"__node:={name}"]
         for old, new in (remap or {}).items():
             arguments += ["-r", f"{old}:={new}"]
@@ -163,10 +168,13 @@ class Graph:
             self._processes[name] = subprocess.Popen(
                 command,
                 env=self._environment,
+                stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
+                text=typed,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return self._processes[name]
 
     def wait_until_ready(self) -> None:
         """Wait until the recorder has what the head node and the simulated head publish.
@@ -178,7 +186,7 @@ class Graph:
         waiting = ["/head_controller/joint_trajectory", "/joint_states"]
         while waiting:
             self.check()
-            waiting = [topic for topic in waiting if f"recording {topic} " not in self._log("recorder")]
+            waiting = [topic for topic in waiting if f"recording {topic} " not in self.log("recorder")]
             if waiting and time.monotonic() > limit:
                 raise TimarError(
                     f"nobody published {', '.join(waiting)} within {READY_TIMEOUT_S:.0f} s; "
@@ -195,7 +203,7 @@ class Graph:
         limit = time.monotonic() + READY_TIMEOUT_S
         while not ended.is_set():
             self.check()
-            _, found, after = self._log(name).partition(text)
+            _, found, after = self.log(name).partition(text)
             if found and "\n" in after:
                 return after.partition("\n")[0]
             if time.monotonic() > limit:
@@ -237,8 +245,8 @@ class Graph:
                     f"{name} ended with exit code {process.returncode}; its log says:\n{self._log_end(name)}"
                 )
 
-    def _log(self, name: str) -> str:
+    def log(self, name: str) -> str:
         return (self._logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def _log_end(self, name: str, lines: int = 15) -> str:
-        return "\n".join(self._log(name).splitlines()[-lines:])
+        return "\n".join(self.log(name).splitlines()[-lines:])

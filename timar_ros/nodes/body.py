@@ -20,6 +20,7 @@ from std_srvs.srv import SetBool
 from timar_ros.errors import TimarError
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES, MOTION_DIM
 from timar_ros.motion.gaze import direction_to
+from timar_ros.motion.mouth import MouthCloser
 from timar_ros.motion.performance import Performance
 from timar_ros.nodes.face_commands import FaceCommands
 from timar_ros.nodes.frames_of_reference import FramesOfReference
@@ -58,6 +59,7 @@ class Body:
         self._stall_ns = max(STALL_NS, playout_delay_ns - hop_frames * FRAME_NS)
         self._neck = Neck(node, profile, hop_frames, lambda: settings.stamp == "zero")
         self._playout = Playout(self._now_ns, self._show_frame)
+        self.mouth = MouthCloser()
         self._face = FaceCommands(node, profile.face) if profile.face else None
         self._blendshapes = node.create_lifecycle_publisher(JointState, "~/blendshapes", 10)
         self._poses = node.create_lifecycle_publisher(QuaternionStamped, "~/head_pose", 10)
@@ -248,6 +250,7 @@ class Body:
         stamp_ns, rotation, weights = shown
         if self._paused:
             return
+        weights = self.mouth(self._now_ns(), stamp_ns, weights)
         stamp = Time(nanoseconds=stamp_ns).to_msg()
         pose = QuaternionStamped()
         pose.header.stamp, pose.header.frame_id = stamp, self._settings.head_frame

@@ -38,10 +38,12 @@ from timar_ros.nodes.head_parameters import PARAMETERS
 from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
 from timar_ros.nodes.runtime import events_executor, run
+from timar_ros.nodes.voices import BURST_DEPTH, Voices
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.stream.audio_messages import (
+    AudioChunk,
     AudioDecoder,
     AudioFormat,
     audio_message_type,
@@ -195,12 +197,17 @@ class HeadNode(LifecycleNode):
         self._stopping = threading.Event()
         reliability = ReliabilityPolicy[self._settings.audio_reliability.upper()]
         qos = QoSProfile(depth=100, reliability=reliability)
+        self._voices = Voices(
+            self, self._settings, self._message_type, self._playout_delay_ns, self._pair, self._body.mouth.close
+        )
+        burst = QoSProfile(depth=BURST_DEPTH)
         self._decoders = {party: AudioDecoder(self._message_type, self._audio_format) for party in AUDIO_TOPICS}
         self._inputs = []
         info_type = audio_message_type(self._message_type).info_type
         for party, topic in AUDIO_TOPICS.items():
             hear = self._hearer(party)
-            self._inputs.append(self.create_subscription(self._message_class, topic, hear, qos))
+            bursts = party == SELF and self._voices.queued
+            self._inputs.append(self.create_subscription(self._message_class, topic, hear, burst if bursts else qos))
             if info_type:
                 info_class = import_message_class(info_type)
                 self._inputs.append(
@@ -210,12 +217,13 @@ class HeadNode(LifecycleNode):
             self.create_subscription(JointState, "partner/blendshapes", self._see_face, qos),
             self.create_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos),
         ]
-        self._timers = [self.create_timer(1.0, self._report), self.create_timer(0.05, self._watch)]
+        self._clockwork = [self.create_timer(1.0, self._report), self.create_timer(0.05, self._watch)]
 
     def _begin_conversation(self) -> None:
         p = self._settings
         self._stepper.reset()
         self._conversation = self._new_conversation()
+        self._voices.begin()
         with self._pairing:
             self._pairer = FramePairer(max_wait_ms=p.max_wait_ms)
         self._busy_since_ns: int | None = None
@@ -225,7 +233,8 @@ class HeadNode(LifecycleNode):
     def _release(self) -> None:
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        for timer in self._timers:
+        self._voices.destroy()
+        for timer in self._clockwork:
             self.destroy_timer(timer)
         for publisher in (
             *self._speaking.values(),
@@ -256,15 +265,18 @@ class HeadNode(LifecycleNode):
             if self._hop_thread is None:
                 return
             try:
-                chunk = self._decoders[party].decode(message)
-                with self._pairing:
-                    self._pairer.push(party, chunk, arrival_ns)
-                    self._pairing.notify()
+                self._voices.take(party, lambda: self._decoders[party].decode(message), arrival_ns)
             except TimarError as error:
                 self._statistics.refused[party] += 1
                 self.get_logger().error(f"{AUDIO_TOPICS[party]}: {error}", throttle_duration_sec=5.0)
 
         return hear
+
+    def _pair(self, party: str, chunk: AudioChunk, arrival_ns: int) -> None:
+        if self._hop_thread is not None:
+            with self._pairing:
+                self._pairer.push(party, chunk, arrival_ns)
+                self._pairing.notify()
 
     def _info_taker(self, party: str):
         def take(message) -> None:
@@ -323,7 +335,7 @@ class HeadNode(LifecycleNode):
             frames = [replace(f, partner_motion=self._partner_face.at(f.stamp_ns + FRAME_NS)) for f in frames]
         if nothing_heard_yet:
             self._body.idle()
-        return frames
+        return [self._voices.clean(frame) for frame in frames]
 
     def _wait_s(self) -> float:
         deadline_ns = self._pairer.next_deadline_ns()
@@ -396,6 +408,7 @@ class HeadNode(LifecycleNode):
             }
             ok, said = values.pop("ok"), values.pop("message")
             statuses.append((f"audio {party}", not ok, said, values))
+        statuses += self._voices.statuses(self._now_ns())
         policy = {
             "policy": self._policy.name, "device": str(self._stepper.device), "precision": self._stepper.precision,
             "robot": self._profile.name, "hop_frames": self._hop_frames,

@@ -2,6 +2,7 @@
 
 from timar_ros.model.precision import PRECISIONS
 from timar_ros.nodes.parameters import Parameter
+from timar_ros.nodes.voices import VOICE_PARAMETERS
 from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AUTO
 from timar_ros.stream.steppers import AUTO as AUTO_PREDICTION
 from timar_ros.stream.steppers import HOP, TURN
@@ -142,5 +143,6 @@ PARAMETERS = (
         choices=("best_effort", "reliable"),
         read_only=True,
     ),
+    *VOICE_PARAMETERS,
     Parameter("autostart", True, "configure and activate without a lifecycle manager", read_only=True),
 )

@@ -2,7 +2,7 @@
 
 One thread owns the source and publishes; the executor's thread only serves ROS. A packet leaves
 when its last sample is due, its stamp is the capture of its first. A microphone that is missing or
-goes away is waited for.
+goes away is waited for. While the head node has its voice muted, nothing is published.
 
     microphone or file -> mono -> published rate -> packets on `microphone/audio`
 """
@@ -10,7 +10,6 @@ goes away is waited for.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +22,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
+from timar_ros.nodes.muting import MuteListener, is_muted_topic, party_of
 from timar_ros.nodes.parameters import Parameter, declare
-from timar_ros.nodes.sound_devices import NoSoundDeviceError, open_stream
+from timar_ros.nodes.sound_devices import DeviceKeeper, NoSoundDeviceError, open_stream
 from timar_ros.stream.audio_messages import (
     AUDIO_MESSAGE_TYPES,
     AUTO,
@@ -219,16 +219,15 @@ class MicrophoneNode(Node):
             ),
         )
         self._publish_info()
-        self._ending = threading.Event()
-        self._told = ""
-        source = self._play_file if self._sound_file else self._listen
-        self._thread = threading.Thread(target=source, name="audio source")
-        self._thread.start()
+        self._mute = MuteListener(self, is_muted_topic(party_of(self._audio.topic_name)))
+        source = self._play_file if self._sound_file else self._listen_to_device
+        self._device = DeviceKeeper(source, lambda: settings.retry_s, self.get_logger().error)
+        self._ending = self._device.ending
+        self._device.start()
 
     def close(self) -> None:
         """Stop publishing and give the device or the file back."""
-        self._ending.set()
-        self._thread.join()
+        self._device.close()
         if self._sound_file:
             self._sound_file.close()
 
@@ -246,6 +245,8 @@ class MicrophoneNode(Node):
         self._info.publish(make_info(info_class, self._type, self._settings.rate))
 
     def _publish(self, samples: np.ndarray, stamp_ns: int) -> None:
+        if self._mute.may_be_muted:
+            return
         message = make_message(self._class, self._type, samples, self._settings.rate, stamp_ns)
         if hasattr(message, "header"):
             message.header.frame_id = self._settings.frame_id
@@ -296,20 +297,6 @@ class MicrophoneNode(Node):
 
     # --- a microphone --------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        while not self._ending.is_set():
-            try:
-                self._listen_to_device()
-            except NoSoundDeviceError as error:
-                self._tell(f"{error}; trying again every {self._settings.retry_s:g} s")
-                self._ending.wait(self._settings.retry_s)
-
-    def _tell(self, trouble: str) -> None:
-        """Say a trouble once, not at every attempt."""
-        if trouble != self._told:
-            self._told = trouble
-            self.get_logger().error(trouble)
-
     def _listen_to_device(self) -> None:
         """Publish what the microphone hears until the node ends; NoSoundDeviceError when it
         goes.
@@ -329,7 +316,7 @@ class MicrophoneNode(Node):
             callback=receive,
         )
         device_rate = round(stream.samplerate)
-        self._told = ""
+        self._device.works()
         self.get_logger().info(f"listening to device {stream.device}: {device_rate} Hz, {stream.channels} channels")
         try:
             self._publish_blocks(blocks, device_rate)

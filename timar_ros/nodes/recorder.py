@@ -2,7 +2,8 @@
 
 Subscriptions appear as topics do, with the QoS their publishers offer, and take the bytes as they
 come. The executor's thread only stamps and queues them; a second thread writes. Once a second what
-was written is made a complete file, so that even a killed recorder leaves a bag that opens.
+was written is made a complete file, so that even a killed recorder leaves a bag that opens. A muted
+voice is not recorded.
 
     topic --raw bytes--> queue --writer thread--> OUT/OUT_NAME.mcap, OUT/metadata.yaml
 """
@@ -38,6 +39,7 @@ from rosbags.typesys.store import Typestore
 
 from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
+from timar_ros.nodes.muting import MuteListener, mute_topic_of
 from timar_ros.nodes.parameters import Parameter, declare
 
 PARAMETERS = (
@@ -59,6 +61,9 @@ QOS_CHECK_S = 2.0
 
 CHECKPOINT_NS = 1_000_000_000
 """At most this much of a recording is lost when the process is killed."""
+
+UNTOLD_S = 3.0
+"""How long the sound of a voice is held back until it is told that it is not muted; discovery takes up to that."""
 
 METADATA_NS = 10_000_000_000
 """How often metadata.yaml is brought up to date although no topics came."""
@@ -240,6 +245,8 @@ class Recorder(Node):
         self._recorded: dict[str, Any] = {}
         self._offered: dict[str, rclpy.qos.QoSProfile] = {}
         self._skipped: set[str] = set()
+        self._mutes: dict[str, MuteListener] = {}
+        self._held: list[tuple[MuteListener, str, int, bytes]] = []
         self._next_qos_check = time.monotonic() + QOS_CHECK_S
         try:
             self._discover()
@@ -251,6 +258,7 @@ class Recorder(Node):
 
     def close(self) -> None:
         """Finish the bag."""
+        self._release_held(untold_s=0.0)
         self._bag.close()
         if self._bag.error:
             self.get_logger().error(self._write_error())
@@ -268,6 +276,7 @@ class Recorder(Node):
     def _discover(self) -> None:
         if self._bag.error:
             raise TimarError(self._write_error())
+        self._release_held()
         for topic, types in self.get_topic_names_and_types():
             if topic in self._recorded or topic in self._skipped or not self._is_wanted(topic):
                 continue
@@ -301,13 +310,30 @@ class Recorder(Node):
         self.get_logger().info(f"recording {topic} [{message_type}]")
 
     def _subscribe(self, topic: str, message_class: type, qos: rclpy.qos.QoSProfile) -> None:
+        mute_topic = mute_topic_of(topic)
+        if mute_topic and mute_topic not in self._mutes:
+            self._mutes[mute_topic] = MuteListener(self, mute_topic)
+        mute = self._mutes.get(mute_topic)
         self._offered[topic] = qos
         self._recorded[topic] = self.create_subscription(
-            message_class, topic, partial(self._receive, topic), qos, raw=True
+            message_class, topic, partial(self._receive, topic, mute), qos, raw=True
         )
 
-    def _receive(self, topic: str, data: bytes) -> None:
-        self._bag.write(topic, self.get_clock().now().nanoseconds, data)
+    def _receive(self, topic: str, mute: MuteListener | None, data: bytes) -> None:
+        now_ns = self.get_clock().now().nanoseconds
+        if mute is None or mute.muted is False or (mute.muted is None and mute.age_s > UNTOLD_S):
+            self._bag.write(topic, now_ns, data)
+        elif mute.muted is None:
+            self._held.append((mute, topic, now_ns, data))
+
+    def _release_held(self, untold_s: float = UNTOLD_S) -> None:
+        """Write or drop what was held back, as far as it is known by now which."""
+        held, self._held = self._held, []
+        for mute, topic, time_ns, data in held:
+            if mute.muted is None and mute.age_s <= untold_s:
+                self._held.append((mute, topic, time_ns, data))
+            elif not mute.muted:
+                self._bag.write(topic, time_ns, data)
 
     def _adapt(self, topic: str) -> None:
         """Subscribe anew where a publisher came that the subscription asks too much of."""

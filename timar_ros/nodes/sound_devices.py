@@ -7,6 +7,8 @@ graph, so everything here raises NoSoundDeviceError, after which the caller wait
 from __future__ import annotations
 
 import importlib
+import threading
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,61 @@ from timar_ros.errors import TimarError
 
 class NoSoundDeviceError(TimarError):
     """No device can be opened now; the text says what to install or which devices exist."""
+
+
+class DeviceKeeper:
+    """A thread that works with a sound device, and waits for one that is missing or goes away.
+
+    Args:
+        work: opens the device and works until `ending` is set or all is done; raises NoSoundDeviceError when it is not
+            there or goes.
+        wait_s: how long to wait then before it is tried again.
+        tell: says a trouble; each once, not at every attempt.
+        meanwhile: what to do while waiting, for so many s; returns early when `ending` is set.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], None],
+        wait_s: Callable[[], float],
+        tell: Callable[[str], None],
+        meanwhile: Callable[[float], object] | None = None,
+    ) -> None:
+        self.ending = threading.Event()
+        self._work = work
+        self._wait_s = wait_s
+        self._say = tell
+        self._meanwhile = meanwhile or self.ending.wait
+        self._told = ""
+        self._thread = threading.Thread(target=self._run, name="sound device")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Have the work end, and wait for it."""
+        self.ending.set()
+        self._thread.join()
+
+    def tell(self, trouble: str) -> None:
+        """Say a trouble that was not the last one told."""
+        if trouble != self._told:
+            self._told = trouble
+            self._say(trouble)
+
+    def works(self) -> None:
+        """The device is open: the next trouble is news again."""
+        self._told = ""
+
+    def _run(self) -> None:
+        while not self.ending.is_set():
+            try:
+                self._work()
+                return
+            except NoSoundDeviceError as error:
+                wait_s = self._wait_s()
+                self.tell(f"{error}; trying again every {wait_s:g} s")
+                self._meanwhile(wait_s)
 
 
 def open_stream(kind: str, device: str, **settings: Any) -> Any:

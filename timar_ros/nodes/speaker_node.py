@@ -1,25 +1,32 @@
 """Plays the own voice so much later than its capture that the head's lips match it.
 
-Real lips run about 120 ms ahead of the sound, and the head shows a frame some 172 ms after its
-capture, so the sound is due 290 ms after it.
+Lips run ahead of the sound, and the head shows a frame some 172 ms after its
+capture (it tells how much), so the sound is due 232 ms after it.
 
     microphone/audio -> mono -> the device's rate -> PlayoutBuffer -> PortAudio's callback
+                                                                 `-> ~/played, as it is heard
+
+On a message on `microphone/audio_flush` what was not heard yet is dropped. Where no loudspeaker is, time goes on
+without sound, so that `~/played` tells all the same what would be heard.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 import time
+from collections.abc import Callable
+from queue import SimpleQueue
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Empty, Float32
 
 from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
+from timar_ros.nodes.muting import LATCHED, MuteListener, is_muted_topic
 from timar_ros.nodes.parameters import Parameter, declare
-from timar_ros.nodes.sound_devices import NoSoundDeviceError, open_stream
+from timar_ros.nodes.sound_devices import DeviceKeeper, NoSoundDeviceError, open_stream
 from timar_ros.stream.audio_messages import (
     AUDIO_MESSAGE_TYPES,
     AUTO,
@@ -28,17 +35,21 @@ from timar_ros.stream.audio_messages import (
     AudioFormat,
     audio_message_type,
     import_message_class,
+    make_info,
+    make_message,
 )
+from timar_ros.stream.frames import SELF
 from timar_ros.stream.resampling import StreamResampler
 
 PARAMETERS = (
     Parameter(
         "delay_ms",
-        290.0,
-        "from a sample's capture to its sound, ms: the head's playout delay + 120",
+        0.0,
+        "from a sample's capture to its sound, ms; 0: what the head node tells of its delay, and the lips' lead",
         minimum=0,
         maximum=2000,
     ),
+    Parameter("head", "head", "name of the head node that tells its delay", read_only=True),
     Parameter(
         "device",
         "",
@@ -85,43 +96,68 @@ PARAMETERS = (
     ),
 )
 
+LIPS_LEAD_MS = 60.0
+"""How much earlier the head shows what belongs to a sound: people open their mouths 120 ms ahead of it, and the bundled
+policy, which hears no further than the frame that it moves in, some 70 ms later than people do."""
+USUAL_PLAYOUT_MS = 172.0
+"""The head's delay where no head node tells it: a hop of two frames."""
 LONGEST_DELAY_S = 4.0
 """What the buffer holds: the longest delay_ms and as much again for packets that came early."""
 
 
-DEVICE_LATENCY_S = 0.1
-"""What the device may hold. It is part of delay_ms, not added to it, and spares drop-outs."""
+DEVICE_LATENCY_S = 0.06
+"""What the device may hold. It is part of delay_ms, not added to it, and spares drop-outs; a flush cannot call it
+back."""
+PLAYED_S = 0.02
+"""Length of a packet of what is played."""
+UNHEARD_BLOCK_S = 0.01
+OVERTAKEN_S = 0.03
+"""A flush may overtake packets that were sent before it; speech that follows a flush begins later than this."""
 
 
 class PlayoutBuffer:
     """Sound laid out on a timeline of samples, written as it comes and read as it is due.
 
     Position p stands for ROS time p / rate. Both sides keep to whole runs of samples and only leap
-    where they are off by more than jitter: the writer from packet to packet, the reader from block
-    to block, which slips a single sample at a time against clock drift. What was not written, or
-    was read, is silence. One thread may write while another one reads.
+    where they are off by more than jitter: the writer from packet to packet, or where the mean of
+    many is off, the reader from block to block, which slips a single sample at a time against clock
+    drift. What was not written, or was read, is silence. One thread may write while another one reads.
     """
 
     WRITER_JITTER_S = 0.03
+    UNSTAMPED_JITTER_S = 0.1
+    """Of what counts by its arrival, which a busy machine delays."""
+    WRITER_MEAN_S = 0.03
+    WRITER_GAIN = 0.02
     READER_JITTER_S = 0.02
     SLIP_S = 0.002
+    FADE_S = 0.005
 
     def __init__(self, rate: int, seconds: float = LONGEST_DELAY_S):
         self.rate = rate
         self._ring = np.zeros(round(rate * seconds), np.float32)
         self._write_at: int | None = None
+        self._write_off = 0.0  # mean of how much later packets are than where they were laid down, samples
         self._read_at: int | None = None
+        self._flushed = False
 
-    def continues(self, time_ns: int) -> bool:
+    def flush(self) -> None:
+        """Drop what was not read yet; the reader fades it out within 5 ms."""
+        self._flushed = True
+
+    def continues(self, time_ns: int, jitter_s: float = WRITER_JITTER_S) -> bool:
         """Whether samples captured at ``time_ns`` carry on what was written last."""
         if self._write_at is None:
             return False
-        return abs(self._position(time_ns) - self._write_at) <= self.WRITER_JITTER_S * self.rate
+        return abs(self._position(time_ns) - self._write_at) <= jitter_s * self.rate
 
-    def write(self, time_ns: int, samples: np.ndarray) -> None:
+    def write(self, time_ns: int, samples: np.ndarray, jitter_s: float = WRITER_JITTER_S) -> None:
         """Lay down float32 [n] whose first is of ``time_ns``, or carries on what came before."""
-        if not self.continues(time_ns):
-            self._write_at = self._position(time_ns)
+        position = self._position(time_ns)
+        if self.continues(time_ns, jitter_s):
+            self._write_off += self.WRITER_GAIN * (position - self._write_at - self._write_off)
+        if not self.continues(time_ns, jitter_s) or abs(self._write_off) > self.WRITER_MEAN_S * self.rate:
+            self._write_at, self._write_off = position, 0.0
         start = self._write_at
         self._write_at += len(samples)
         if self._read_at is not None:
@@ -145,7 +181,14 @@ class PlayoutBuffer:
             self._read_at = wanted
         elif abs(off) > self.SLIP_S * self.rate:
             self._read_at += 1 if off > 0 else -1
-        return self._take(count)
+        samples = self._take(count)
+        if self._flushed:
+            self._flushed = False
+            self._ring[:] = 0.0
+            fade = min(round(self.rate * self.FADE_S), count)
+            samples[:fade] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
+            samples[fade:] = 0.0
+        return samples
 
     def _take(self, count: int) -> np.ndarray:
         places = self._places(self._read_at, count)
@@ -162,18 +205,22 @@ class PlayoutBuffer:
 
 
 class SpeakerNode(Node):
-    """The executor's thread writes the buffer, PortAudio's reads it, a third minds the device."""
+    """The executor's thread writes the buffer and tells what was played; PortAudio's reads it, a third minds the
+    device."""
 
     def __init__(self):
         super().__init__("speaker")
         self._settings = settings = declare(self, PARAMETERS)
-        name = audio_message_type(settings.message_type).name
+        name = self._type = audio_message_type(settings.message_type).name
+        self._class = import_message_class(name)
         self._decoder = AudioDecoder(name, AudioFormat(settings.rate, settings.channels))
         self._buffer: PlayoutBuffer | None = None
+        self._unheard = PlayoutBuffer(settings.rate)
+        self._unheard_due = 0.0
+        self._deaf_until = 0.0
         self._resampler: StreamResampler | None = None
-        self._told = ""
         audio = self.create_subscription(
-            import_message_class(name),
+            self._class,
             "microphone/audio",
             self._hear,
             QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT),
@@ -184,33 +231,54 @@ class SpeakerNode(Node):
                 import_message_class(info_type),
                 audio.topic_name + "_info",
                 self._learn_format,
-                QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
+                LATCHED,
             )
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._mind_device, name="loudspeaker")
-        self._thread.start()
+            self._played_info = self.create_publisher(import_message_class(info_type), "~/played_info", LATCHED)
+            self._played_info.publish(make_info(import_message_class(info_type), name, settings.rate))
+        self.create_subscription(Empty, audio.topic_name + "_flush", self._flush, QoSProfile(depth=1))
+        self._playout_ms = USUAL_PLAYOUT_MS
+        self.create_subscription(Float32, f"{settings.head}/playout_delay", self._learn_delay, LATCHED)
+        self._mute = MuteListener(self, is_muted_topic(SELF), self._flush)
+        self._played_blocks: SimpleQueue[tuple[int, np.ndarray]] = SimpleQueue()
+        self._played = Played(settings.rate, self._publish_played)
+        self._played_publisher = self.create_publisher(self._class, "~/played", QoSProfile(depth=50))
+        self.create_timer(PLAYED_S / 2, self._tell_played)
+        self._device = DeviceKeeper(self._play, lambda: settings.retry_s, self.get_logger().error, self._play_unheard)
+        self._device.start()
 
     def close(self) -> None:
         """Fall silent and give the device back."""
-        self._ending.set()
-        self._thread.join()
+        self._device.close()
+
+    def _learn_delay(self, message: Float32) -> None:
+        self._playout_ms = message.data
+
+    @property
+    def _delay_ms(self) -> float:
+        return self._settings.delay_ms or self._playout_ms + LIPS_LEAD_MS
+
+    def _flush(self, _message: Empty | None = None) -> None:
+        self._deaf_until = time.monotonic() + OVERTAKEN_S
+        self._resampler = None
+        if self._buffer is not None:
+            self._buffer.flush()
 
     def _learn_format(self, info) -> None:
         try:
             self._decoder.set_info(info)
         except TimarError as error:
-            self._tell(str(error))
+            self._device.tell(str(error))
 
     def _hear(self, message) -> None:
         arrival_ns = self.get_clock().now().nanoseconds
         buffer = self._buffer
-        if buffer is None:
+        if buffer is None or self._mute.may_be_muted or time.monotonic() < self._deaf_until:
             return
         try:
             chunk = self._decoder.decode(message)
             self._lay_down(buffer, chunk, arrival_ns)
         except TimarError as error:
-            self._tell(str(error))
+            self._device.tell(str(error))
 
     def _lay_down(self, buffer: PlayoutBuffer, chunk: AudioChunk, arrival_ns: int) -> None:
         captured_ns = chunk.stamp_ns
@@ -223,28 +291,23 @@ class SpeakerNode(Node):
         ):
             self._resampler = resampler = StreamResampler(chunk.rate, buffer.rate)
             self._held_ns = 0
-        if not buffer.continues(captured_ns - self._held_ns):
+        jitter_s = buffer.WRITER_JITTER_S if chunk.stamp_ns is not None else buffer.UNSTAMPED_JITTER_S
+        if not buffer.continues(captured_ns - self._held_ns, jitter_s):
             resampler.reset()
             self._held_ns = 0
         samples = resampler.push(chunk.samples)
         # What the resampler keeps back of this packet comes first with the next one.
         first_ns = captured_ns - self._held_ns
         self._held_ns += chunk.duration_ns - len(samples) * 1_000_000_000 // buffer.rate
-        buffer.write(first_ns, samples * np.float32(self._settings.volume))
+        buffer.write(first_ns, samples * np.float32(self._settings.volume), jitter_s)
 
-    def _mind_device(self) -> None:
-        while not self._ending.is_set():
-            try:
-                self._play()
-            except NoSoundDeviceError as error:
-                self._tell(f"{error}; trying again every {self._settings.retry_s:g} s")
-                self._ending.wait(self._settings.retry_s)
-
-    def _tell(self, trouble: str) -> None:
-        """Say a trouble once, not with every packet or attempt."""
-        if trouble != self._told:
-            self._told = trouble
-            self.get_logger().error(trouble)
+    def _fill(self, buffer: PlayoutBuffer, frames: int, ahead_ns: int) -> np.ndarray:
+        """The float32 [frames] that are heard `ahead_ns` from now on."""
+        heard_ns = self.get_clock().now().nanoseconds + ahead_ns
+        due_ns = heard_ns - round(self._delay_ms * 1e6)
+        samples = np.clip(buffer.read(due_ns, frames), -1.0, 1.0)
+        self._played_blocks.put((heard_ns, samples))
+        return samples
 
     def _play(self) -> None:
         """Play until the node ends; NoSoundDeviceError when the device is not there or goes."""
@@ -257,11 +320,8 @@ class SpeakerNode(Node):
             if buffer is None:
                 out[:] = 0.0
                 return
-            # ROS time at which this block's first sample is heard.
             ahead_ns = round((times.outputBufferDacTime - times.currentTime) * 1e9)
-            heard_ns = self.get_clock().now().nanoseconds + max(ahead_ns, 0)
-            due_ns = heard_ns - round(self._settings.delay_ms * 1e6)
-            out[:] = np.clip(buffer.read(due_ns, frames), -1.0, 1.0)[:, None]
+            out[:] = self._fill(buffer, frames, max(ahead_ns, 0))[:, None]
 
         stream = open_stream(
             "output",
@@ -273,11 +333,11 @@ class SpeakerNode(Node):
         )
         try:
             buffer = self._buffer = PlayoutBuffer(round(stream.samplerate))
-            self._told = ""
+            self._device.works()
             self.get_logger().info(
-                f"playing on device {stream.device}: {buffer.rate} Hz, {self._settings.delay_ms:g} ms after capture"
+                f"playing on device {stream.device}: {buffer.rate} Hz, {self._delay_ms:g} ms after capture"
             )
-            while not self._ending.wait(0.2):
+            while not self._device.ending.wait(0.2):
                 if not stream.active or time.monotonic() - called > 2.0:
                     raise NoSoundDeviceError(
                         "the loudspeaker takes no sound any more and seems to be unplugged; plug it in again"
@@ -286,6 +346,67 @@ class SpeakerNode(Node):
             self._buffer = None
             # A device that was pulled out may fail to close; that is no news any more.
             stream.close(ignore_errors=True)
+
+    def _play_unheard(self, seconds: float) -> None:
+        """Stand in for a loudspeaker that is not there, without a gap while it is looked for."""
+        buffer = self._buffer = self._unheard
+        count = round(buffer.rate * UNHEARD_BLOCK_S)
+        end = time.monotonic() + seconds
+        if end - self._unheard_due > LONGEST_DELAY_S:
+            self._unheard_due = time.monotonic()
+        while self._unheard_due < end:
+            if self._device.ending.wait(max(0.0, self._unheard_due - time.monotonic())):
+                return
+            # Blocks that come late are of their time all the same.
+            self._fill(buffer, count, round((self._unheard_due - time.monotonic()) * 1e9))
+            self._unheard_due += UNHEARD_BLOCK_S
+
+    def _tell_played(self) -> None:
+        """Publish what has been heard by now, where anybody asks for it."""
+        asked = self._played_publisher.get_subscription_count() > 0
+        while not self._played_blocks.empty():
+            heard_ns, samples = self._played_blocks.get()
+            if asked and self._buffer is not None:
+                self._played.push(heard_ns, samples, self._buffer.rate)
+        self._played.tell(self.get_clock().now().nanoseconds)
+
+    def _publish_played(self, samples: np.ndarray, heard_ns: int) -> None:
+        self._played_publisher.publish(make_message(self._class, self._type, samples, self._settings.rate, heard_ns))
+
+
+class Played:
+    """What a loudspeaker was given, as packets at one rate, each told when its last sample is heard.
+
+    Args:
+        rate: Hz of the packets.
+        publish: takes a packet's samples and when its first is heard, ROS time in ns.
+    """
+
+    def __init__(self, rate: int, publish: Callable[[np.ndarray, int], None]) -> None:
+        self._rate = rate
+        self._packet = round(rate * PLAYED_S)
+        self._publish = publish
+        self._resampler: StreamResampler | None = None
+        self._held = np.zeros(0, np.float32)
+        self._held_ns = 0
+
+    def push(self, heard_ns: int, samples: np.ndarray, rate: int) -> None:
+        """Take a block that is heard from `heard_ns` on."""
+        resampler = self._resampler
+        end_ns = self._held_ns + len(self._held) * 1_000_000_000 // self._rate
+        # What the resampler keeps back, and jitter of the device's times.
+        if resampler is None or resampler.rate_in != rate or not -100_000_000 < heard_ns - end_ns < 100_000_000:
+            self._resampler = resampler = StreamResampler(rate, self._rate)
+            self._held = np.zeros(0, np.float32)
+            self._held_ns = heard_ns
+        self._held = np.concatenate([self._held, resampler.push(samples)])
+
+    def tell(self, now_ns: int) -> None:
+        packet_ns = self._packet * 1_000_000_000 // self._rate
+        while len(self._held) >= self._packet and self._held_ns + packet_ns <= now_ns:
+            self._publish(self._held[: self._packet], self._held_ns)
+            self._held = self._held[self._packet :]
+            self._held_ns += packet_ns
 
 
 def main() -> int:

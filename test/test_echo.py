@@ -1,0 +1,128 @@
+"""The own voice is taken out of the partner's channel, and nothing else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from timar_ros.learn.echo_evaluation import CANCELLERS, make_scene, read_talks, score
+from timar_ros.learn.rooms import LIVING_ROOM, OFFICE, impulse_response
+from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.replay.offline import read_voice
+from timar_ros.stream.echo import EchoCanceller
+
+DIALOGUES = Path(__file__).parent / "data" / "dialogues"
+
+
+def scene(level_db=-6.0, delays_ms=(20.0, 150.0), seconds=16.0, room=OFFICE):
+    own, partner = read_talks(DIALOGUES, "self"), read_talks(DIALOGUES, "partner")
+    return make_scene(own[1:], partner[0], room, level_db, delays_ms, seconds)
+
+
+def cancelled(canceller, own, microphone):
+    """What passes, and the delay found after each frame in ms."""
+    frames = range(0, len(own), FRAME_SAMPLES)
+    microphone = microphone.astype(np.float32)
+    passed, delays = [], []
+    for at in frames:
+        passed.append(canceller(own[at : at + FRAME_SAMPLES], microphone[at : at + FRAME_SAMPLES]))
+        delays.append(canceller.delay_ms or np.nan)
+    return np.concatenate(passed), np.array(delays)
+
+
+def test_without_an_echo_every_sample_passes_as_it_is():
+    """The demo's voices: nothing of one is heard in the other."""
+    own, partner = (read_voice(DIALOGUES / f"dialogue_3_{p}.ogg") for p in ("self", "partner"))
+    count = min(len(own), len(partner), 20 * SAMPLE_RATE) // FRAME_SAMPLES * FRAME_SAMPLES
+    canceller = EchoCanceller(awaited=False)
+    passed, _ = cancelled(canceller, own[:count], partner[:count])
+    np.testing.assert_array_equal(passed, partner[:count])
+    assert canceller.delay_ms is None and not canceller.active
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_the_delay_is_found_and_followed_and_the_echo_goes(awaited):
+    stage = scene()
+    canceller = EchoCanceller(awaited)
+    passed, delays = cancelled(canceller, stage.own, stage.echo + stage.noise)
+    assert np.nanmedian(delays[50:190]) == pytest.approx(20.7, abs=1.5)
+    assert delays[-1] == pytest.approx(150.7, abs=1.5)
+    changed = int(np.argmax(np.abs(delays - 150.7) < 1.5)) - 200
+    assert 0 < changed * 0.04 < 3.0  # s; the own voice pauses there
+    end = slice(-3 * SAMPLE_RATE, None)
+    power = [np.square(v[end]).mean() for v in (stage.echo + stage.noise, passed, stage.noise)]
+    assert power[1] < 1.6 * power[2] < 0.25 * power[0]
+    assert canceller.suppression_db > 8
+
+
+def test_the_partner_is_left_as_they_are_while_both_speak():
+    stage = scene(level_db=-6.0, delays_ms=(60.0, 60.0))
+    passed, _ = cancelled(EchoCanceller(True), stage.own, stage.echo + stage.noise + stage.partner)
+    end = slice(-6 * SAMPLE_RATE, None)
+    partner, heard = stage.partner[end], passed[end]
+    loud = np.square(partner).reshape(-1, FRAME_SAMPLES).mean(axis=1) > 0.3 * np.square(partner).mean()
+    loud = np.repeat(loud, FRAME_SAMPLES)
+    difference = np.square(heard[loud] - partner[loud]).mean() / np.square(partner[loud]).mean()
+    assert 10 * np.log10(difference) < -8  # its sound is kept where it is, sample by sample: no delay is added
+
+
+def test_equal_sound_gives_equal_bits():
+    stage = scene(seconds=12.0)
+    microphone = stage.echo + stage.noise + stage.partner
+    first, _ = cancelled(EchoCanceller(True), stage.own, microphone)
+    second, _ = cancelled(EchoCanceller(True), stage.own, microphone)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_where_no_echo_comes_the_partner_is_heard_after_a_while_of_own_speech():
+    stage = scene(seconds=12.0)
+    canceller = EchoCanceller(awaited=True)
+    microphone = (stage.partner + stage.noise).astype(np.float32)
+    passed, _ = cancelled(canceller, stage.own, microphone)
+    end = slice(-4 * SAMPLE_RATE, None)
+    assert canceller.delay_ms is None
+    np.testing.assert_allclose(passed[end], microphone[end], atol=0.3 * np.abs(microphone[end]).max())
+    assert np.corrcoef(passed[end], microphone[end])[0, 1] > 0.99
+
+
+def test_an_echo_later_than_a_speaker_nodes_delay_is_found():
+    stage = scene(delays_ms=(450.0, 450.0))
+    canceller = EchoCanceller(True)
+    cancelled(canceller, stage.own, stage.echo + stage.noise)
+    assert canceller.delay_ms == pytest.approx(450.7, abs=1.5)
+    assert canceller.suppression_db > 8
+
+
+def test_a_robot_does_not_take_its_own_voice_for_the_partner():
+    """One of the simulated rooms of `timar echo`, whose table is in docs/echo.md."""
+    stage = scene(level_db=-6.0, seconds=24.0)
+    scores, without = (score(stage, CANCELLERS[name]) for name in ("timar", "none"))
+    assert scores.false <= 0.12 < 0.5 < without.false  # of 24 s that begin in an unknown room
+    assert scores.missed <= 0.10
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("level_db", [-12.0, -6.0, 0.0])
+@pytest.mark.parametrize("room", [OFFICE, LIVING_ROOM], ids=lambda room: room.name)
+def test_a_minute_in_an_unknown_room(room, level_db):
+    """docs/echo.md says why 3 % of false telling is not reached in a minute that begins with an unknown room."""
+    scores = score(scene(level_db, (250.0, 60.0), 60.0, room), CANCELLERS["timar"])
+    assert scores.false <= 0.06
+    assert scores.missed <= 0.10
+
+
+def test_a_rooms_response_has_its_time_of_flight_and_its_reverberation():
+    response = impulse_response(LIVING_ROOM, LIVING_ROOM.talker)
+    metres = np.linalg.norm(np.subtract(LIVING_ROOM.talker, LIVING_ROOM.microphone))
+    assert np.argmax(np.abs(response)) == pytest.approx(metres / 343.0 * SAMPLE_RATE, abs=1)
+    decay_db = 10 * np.log10(np.cumsum(np.square(response)[::-1])[::-1])
+    decay_db -= decay_db[0]
+    five, twenty_five = (int(np.argmax(decay_db < level)) for level in (-5, -25))
+    assert 3 * (twenty_five - five) / SAMPLE_RATE == pytest.approx(LIVING_ROOM.reverberation_s, rel=0.5)
+
+
+def test_the_dialogues_say_when_who_speaks():
+    talks = read_talks(DIALOGUES, "partner")
+    told = json.loads((DIALOGUES / "dialogue_0.json").read_text())["speech"]["partner"]
+    assert len(talks) == 6 and talks[0].speech == told

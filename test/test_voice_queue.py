@@ -1,0 +1,149 @@
+"""A synthesiser's sound, in bursts, on one timeline in real time."""
+
+import numpy as np
+import pytest
+
+from timar_ros.errors import TimarError
+from timar_ros.stream.audio_messages import AudioChunk
+from timar_ros.stream.voice_queue import RESERVE_MS, VoiceQueue
+
+MS = 1_000_000
+START = 1_800_000_000_000 * MS
+RATE = 16_000
+
+
+def tone(seconds, rate=RATE, hertz=300.0):
+    """Loud from its first sample to its last."""
+    return (0.5 * np.cos(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def chunk(samples, stamp_ms=None, rate=RATE):
+    return AudioChunk(None if stamp_ms is None else START + round(stamp_ms * MS), rate, samples)
+
+
+def spoken(queue, from_ms, to_ms, step_ms=10):
+    """What the queue gives out while time goes on, as one stretch."""
+    packets = [p for ms in range(from_ms, to_ms, step_ms) for p in queue.due(START + ms * MS)]
+    return np.concatenate([p.samples for p in packets])
+
+
+def begun():
+    queue = VoiceQueue(RATE)
+    queue.due(START)
+    return queue
+
+
+def test_a_burst_is_spoken_in_real_time_and_whole():
+    queue = begun()
+    sentence = tone(3.0)
+    for part in np.split(sentence, 30):  # all at once
+        queue.push(chunk(part), START)
+    sound = spoken(queue, 10, 4000)
+    reserve = RATE * RESERVE_MS // 1000
+    assert not sound[:reserve].any()
+    np.testing.assert_array_equal(sound[reserve : reserve + len(sentence)], sentence)
+    assert not sound[reserve + len(sentence) :].any()
+    assert queue.health(START + 4000 * MS)[1] == "nothing is queued"
+
+
+def test_packets_are_stamped_without_a_gap_and_come_when_they_end():
+    queue = begun()
+    queue.push(chunk(tone(0.5)), START)
+    for now_ms in (13, 47, 52, 400):
+        packets = queue.due(START + now_ms * MS)
+        assert all(p.stamp_ns + p.duration_ns <= START + now_ms * MS for p in packets)
+        assert START + now_ms * MS - (packets[-1].stamp_ns + packets[-1].duration_ns) < 10 * MS
+        assert {b.stamp_ns - a.stamp_ns for a, b in zip(packets, packets[1:], strict=False)} <= {10 * MS}
+
+
+@pytest.mark.parametrize("rate", [22_050, 24_000, 48_000])
+def test_sentences_of_other_rates_keep_their_length_and_end(rate):
+    queue = begun()
+    sentence = tone(1.0, rate)
+    for part in np.array_split(sentence, 7):
+        queue.push(chunk(part, rate=rate), START)
+    sound = spoken(queue, 10, 2000)
+    loud = np.flatnonzero(np.abs(sound) > 0.05)
+    assert (loud[-1] - loud[0]) / RATE == pytest.approx(1.0, abs=0.003)
+
+
+def test_two_sentences_are_spoken_one_after_the_other():
+    queue = begun()
+    queue.push(chunk(tone(1.0)), START)
+    queue.push(chunk(tone(1.0, hertz=500)), START + 5 * MS)
+    loud = np.abs(spoken(queue, 10, 3000)) > 0
+    assert loud.sum() / RATE == pytest.approx(2.0, abs=0.01)
+    assert np.ptp(np.flatnonzero(loud)) / RATE == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_pause_that_the_stamps_ask_for_is_kept():
+    queue = begun()
+    queue.push(chunk(tone(0.5), 0), START)
+    queue.push(chunk(tone(0.5), 800), START)  # 300 ms after the first one's end
+    loud = np.flatnonzero(np.abs(spoken(queue, 10, 2000)) > 0)
+    assert np.diff(loud).max() / RATE == pytest.approx(0.3, abs=0.005)
+
+
+def test_overlapping_stamps_lose_no_sound():
+    """As of a synthesiser that stamps each packet of its burst with the time of sending."""
+    queue = begun()
+    parts = np.split(tone(1.0), 10)
+    for k, part in enumerate(parts):
+        queue.push(chunk(part, k), START)
+    sound = spoken(queue, 10, 2000)
+    assert (np.abs(sound) > 0).sum() / RATE == pytest.approx(1.0, abs=0.01)
+    warn, _, values = queue.health(START + 2000 * MS)
+    assert values["overlaps"] == 9 and not warn
+
+
+def test_stamps_that_go_back_in_time_are_told_and_spoken_in_turn():
+    queue = begun()
+    queue.push(chunk(tone(0.5), 0), START)
+    queue.push(chunk(tone(0.5), -60_000), START)
+    assert (np.abs(spoken(queue, 10, 2000)) > 0).sum() / RATE == pytest.approx(1.0, abs=0.01)
+    warn, said, values = queue.health(START + 2000 * MS)
+    assert warn and "went back by 60.5 s" in said and values["back_in_time"] == 1
+
+
+def test_a_double_is_spoken_once():
+    queue = begun()
+    for _ in range(2):
+        queue.push(chunk(tone(0.5), 0), START)
+    assert queue.queued_ns == 500 * MS + RESERVE_MS * MS
+
+
+def test_a_synthesiser_that_is_too_slow_is_told():
+    queue = begun()
+    queue.push(chunk(tone(0.3)), START)
+    before = spoken(queue, 10, 500)
+    queue.push(chunk(tone(0.3)), START + 500 * MS)
+    after = spoken(queue, 500, 1200)
+    assert (np.abs(np.concatenate([before, after])) > 0).sum() / RATE == pytest.approx(0.6, abs=0.01)
+    warn, said, values = queue.health(START + 600 * MS)
+    assert warn and "too slow" in said and values["underruns"] == 1
+
+
+def test_the_next_sentence_after_a_rest_is_no_underrun():
+    queue = begun()
+    queue.push(chunk(tone(0.3)), START)
+    spoken(queue, 10, 2000)
+    queue.push(chunk(tone(0.3)), START + 2000 * MS)
+    assert queue.health(START + 2000 * MS)[2]["underruns"] == 0
+
+
+def test_a_flush_drops_what_was_not_given_out():
+    queue = begun()
+    queue.push(chunk(tone(2.0)), START)
+    spoken(queue, 10, 510)
+    assert queue.flush() / MS == pytest.approx(1540, abs=11)
+    assert not spoken(queue, 520, 1000).any()
+    queue.push(chunk(tone(0.2)), START + 1000 * MS)
+    assert (np.abs(spoken(queue, 1000, 1500)) > 0).sum() / RATE == pytest.approx(0.2, abs=0.01)
+
+
+def test_more_than_five_minutes_are_refused_with_what_to_do():
+    queue = begun()
+    for _ in range(30):
+        queue.push(chunk(np.zeros(RATE * 10 - 100, np.float32)), START)
+    with pytest.raises(TimarError, match="call ~/flush"):
+        queue.push(chunk(np.zeros(RATE, np.float32)), START)

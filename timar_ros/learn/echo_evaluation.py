@@ -1,0 +1,306 @@
+"""`timar echo`: a robot that hears its own voice, in simulated rooms, with and without a canceller.
+
+The own voice comes out of a loudspeaker that distorts a little, through a room, later than its stamp by a delay that
+changes once; the partner talks in the same room; Hoth's room noise (IEEE 269) lies 20 dB below. Two figures:
+
+- false: share of the time in which the partner is told to speak while silent (the partner never speaks there);
+- missed: share of the partner's speech during the own voice that is not told within 0.2 s, the time that the decision
+  itself takes on clean sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import fftconvolve
+
+from timar_ros.errors import TimarError
+from timar_ros.learn.rooms import LIVING_ROOM, OFFICE, Room, impulse_response
+from timar_ros.learn.turn_evaluation import speech_level
+from timar_ros.rates import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.replay.offline import read_voice
+from timar_ros.stream.echo import EchoCanceller
+from timar_ros.stream.speaking import SpeakingDetector
+
+LEVELS_DB = (-12.0, -6.0, 0.0)
+DELAYS_MS = ((20.0, 150.0), (250.0, 60.0), (100.0, 250.0))
+NOISE_DB = -20.0
+DECISION_FRAMES = 5
+
+Canceller = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(own, partner) frames float32 [640] -> the partner's without the own voice."""
+
+
+def _webrtc() -> Canceller:
+    """WebRTC's AEC3 as the package pywebrtc-audio wraps it."""
+    canceller = _module("pywebrtc_audio", "pywebrtc-audio").EchoCanceller(SAMPLE_RATE, 1)
+    return lambda own, partner: canceller.process(partner, own)
+
+
+def _livekit() -> Canceller:
+    """WebRTC's AEC3 as LiveKit's package wraps it."""
+    rtc = _module("livekit.rtc", "livekit")
+    module = rtc.AudioProcessingModule(echo_cancellation=True)
+    block = SAMPLE_RATE // 100
+
+    def cancel(own: np.ndarray, partner: np.ndarray) -> np.ndarray:
+        cleaned = []
+        for at in range(0, len(own), block):
+            far, near = (
+                rtc.AudioFrame((v[at : at + block] * 32767).astype(np.int16).tobytes(), SAMPLE_RATE, 1, block)
+                for v in (own, partner)
+            )
+            module.process_reverse_stream(far)
+            module.set_stream_delay_ms(0)
+            module.process_stream(near)
+            cleaned.append(np.frombuffer(near.data, np.int16).astype(np.float32) / 32768)
+        return np.concatenate(cleaned)
+
+    return cancel
+
+
+def _speex() -> Canceller:
+    """Speex's canceller as the package pyaec wraps it, with a filter of 0.4 s."""
+    block = SAMPLE_RATE // 100
+    canceller = _module("pyaec", "pyaec").Aec(block, SAMPLE_RATE * 2 // 5, SAMPLE_RATE, True)
+
+    def cancel(own: np.ndarray, partner: np.ndarray) -> np.ndarray:
+        near, far = ((v * 32767).astype(np.int16).reshape(-1, block) for v in (partner, own))
+        cleaned = [canceller.cancel_echo(n, f) for n, f in zip(near, far, strict=True)]
+        return np.array(cleaned, np.float32).ravel() / 32768
+
+    return cancel
+
+
+CANCELLERS: dict[str, Callable[[], Canceller]] = {
+    "none": lambda: lambda own, partner: partner,
+    "timar": lambda: EchoCanceller(awaited=True),
+    "webrtc": _webrtc,
+    "livekit": _livekit,
+    "speex": _speex,
+}
+
+
+def _module(name: str, package: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise TimarError(
+            f"the package {package} is not installed ({error}); install it with `python3 -m pip install {package}`, "
+            "or leave its canceller out"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One party's voice, 16 kHz mono, and when it speaks: intervals in s."""
+
+    samples: np.ndarray
+    speech: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class EchoScene:
+    """What the two channels hold.
+
+    Attributes:
+        own: the own voice as it was sent to the loudspeaker.
+        echo, partner, noise: what the partner's microphone hears of each.
+        partner_speaks, own_sounds: bool [frames].
+    """
+
+    own: np.ndarray
+    echo: np.ndarray
+    partner: np.ndarray
+    noise: np.ndarray
+    partner_speaks: np.ndarray
+    own_sounds: np.ndarray
+
+
+@dataclass(frozen=True)
+class EchoScores:
+    """Shares in [0, 1], and the canceller's share of a core."""
+
+    false: float
+    missed: float
+    cpu: float
+
+
+def read_talks(folder: Path, party: str) -> list[Talk]:
+    """One party of all dialogues in a folder: NAME.json with `speech`, NAME_self.ogg, NAME_partner.ogg."""
+    found = sorted(folder.glob("*.json"))
+    if len(found) < 2:
+        raise TimarError(
+            f"{folder} holds {len(found)} dialogues; at least 2 are needed, each NAME.json, NAME_self.ogg and "
+            "NAME_partner.ogg, as test/data/dialogues has them"
+        )
+    return [
+        Talk(read_voice(path.with_name(f"{path.stem}_{party}.ogg")), json.loads(path.read_text())["speech"][party])
+        for path in found
+    ]
+
+
+def make_scene(
+    own: Sequence[Talk],
+    partner: Talk,
+    room: Room,
+    level_db: float,
+    delays_ms: tuple[float, float],
+    seconds: float = 60.0,
+    seed: int = 0,
+) -> EchoScene:
+    """A robot that hardly pauses, and a partner who talks as they did.
+
+    Args:
+        own: talks whose speech the robot says, one after the other.
+        level_db: the echo against the partner, both while they sound.
+        delays_ms: from the own voice to the loudspeaker, in the first and in the second half.
+    """  # fmt: skip
+    rng = np.random.default_rng(seed)
+    count = round(seconds * FRAME_RATE) * FRAME_SAMPLES
+    voice = _without_rests(own, count, rng)
+    response = impulse_response(room, room.loudspeaker)
+    sounding = fftconvolve(0.5 * np.tanh(2.0 * voice), response)[:count]
+    echo = np.zeros(count)
+    for half, delay_ms in enumerate(delays_ms):
+        part = slice(half * count // 2, (half + 1) * count // 2)
+        delay = round(delay_ms * SAMPLE_RATE / 1000)
+        echo[part] = np.concatenate([np.zeros(delay), sounding])[:count][part]
+    length = len(partner.samples) / SAMPLE_RATE
+    talk = np.resize(partner.samples, count)
+    speech = [
+        (start + k * length, min(end + k * length, seconds))
+        for k in range(int(seconds / length) + 1)
+        for start, end in partner.speech
+        if start + k * length < seconds
+    ]
+    heard = fftconvolve(talk, impulse_response(room, room.talker))[:count]
+    level = speech_level(heard, speech)
+    loud = np.abs(echo).reshape(-1, FRAME_SAMPLES).max(axis=1) > 0.05 * np.abs(echo).max()
+    active = np.sqrt(np.square(echo[np.repeat(loud, FRAME_SAMPLES)]).mean())
+    speaks = np.zeros(len(loud), bool)
+    for start, end in speech:
+        speaks[int(start * FRAME_RATE) : int(end * FRAME_RATE)] = True
+    return EchoScene(
+        own=voice.astype(np.float32),
+        echo=echo * level / active * 10 ** (level_db / 20),
+        partner=heard,
+        noise=_hoth_noise(count, rng) * level * 10 ** (NOISE_DB / 20),
+        partner_speaks=speaks,
+        own_sounds=loud,
+    )
+
+
+def score(scene: EchoScene, make: Callable[[], Canceller]) -> EchoScores:
+    """Both figures of one scene, each with a new canceller."""
+    silent, cpu = _told(make(), scene.own, scene.echo + scene.noise)
+    both = scene.partner_speaks & scene.own_sounds
+    double, more_cpu = _told(make(), scene.own, scene.echo + scene.noise + scene.partner)
+    return EchoScores(float(silent.mean()), _missed(double, both), (cpu + more_cpu) / 2)
+
+
+def score_detector(scene: EchoScene) -> float:
+    """What the decision itself misses of the partner: without any echo."""
+    told, _ = _told(CANCELLERS["none"](), scene.own, scene.partner + scene.noise)
+    return _missed(told, scene.partner_speaks & scene.own_sounds)
+
+
+def _missed(told: np.ndarray, speech: np.ndarray) -> float:
+    soon = told.copy()
+    for frames in range(1, DECISION_FRAMES + 1):
+        soon[:-frames] |= told[frames:]
+    return 1.0 - float(soon[speech].mean())
+
+
+def _told(canceller: Canceller, own: np.ndarray, microphone: np.ndarray) -> tuple[np.ndarray, float]:
+    """Whether the partner is told to speak, bool [frames], and the canceller's share of a core."""
+    detector = SpeakingDetector()
+    microphone = microphone.astype(np.float32)
+    told, spent = [], 0.0
+    for at in range(0, len(microphone), FRAME_SAMPLES):
+        frame = slice(at, at + FRAME_SAMPLES)
+        start = time.thread_time()
+        cleaned = canceller(own[frame], microphone[frame])
+        spent += time.thread_time() - start
+        detector(own[frame], cleaned)
+        told.append(detector.partner.now.speaking)
+    return np.array(told), spent * SAMPLE_RATE / len(microphone)
+
+
+def _without_rests(talks: Sequence[Talk], count: int, rng: np.random.Generator) -> np.ndarray:
+    parts, length = [], 0
+    while length < count:
+        for talk in talks:
+            for start, end in talk.speech:
+                parts.append(talk.samples[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)])
+                parts.append(np.zeros(int(rng.uniform(0.2, 0.9) * SAMPLE_RATE), np.float32))
+                length += len(parts[-1]) + len(parts[-2])
+    return np.concatenate(parts)[:count].astype(np.float64)
+
+
+def _hoth_noise(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Room noise that falls by 5 dB an octave; level 1 (root mean square)."""
+    hertz = np.fft.rfftfreq(count, 1 / SAMPLE_RATE)
+    spectrum = np.fft.rfft(rng.standard_normal(count)) * np.maximum(hertz, 100.0) ** (-5 / 6.02)
+    spectrum[hertz < 60.0] = 0.0
+    noise = np.fft.irfft(spectrum, count)
+    return noise / np.sqrt(np.square(noise).mean())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, default=Path("test/data/dialogues"), help="folder of dialogues")
+    parser.add_argument(
+        "--canceller", nargs="+", default=["none", "timar"], choices=CANCELLERS, help="what is compared"
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of each scene")
+    parser.add_argument("--extra-delay-ms", type=float, default=0.0, help="more delay, such as a speaker node's 290")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.seconds < 10:
+        raise TimarError(
+            f"--seconds is {args.seconds:g}; at least 10 are needed for the delay to be found and to change"
+        )
+    own, partners = read_talks(args.data, "self"), read_talks(args.data, "partner")
+    rows = []
+    print(
+        "| room, echo, delays | detector alone: missed |",
+        " | ".join(f"{n}: false / missed" for n in args.canceller),
+        "|",
+    )
+    print("|---" * (2 + len(args.canceller)) + "|")
+    for room in (OFFICE, LIVING_ROOM):
+        for case, delays in enumerate(DELAYS_MS):
+            for level_db in LEVELS_DB:
+                partner = 2 * case % len(partners)
+                others = own[:partner] + own[partner + 1 :]
+                shifted = tuple(d + args.extra_delay_ms for d in delays)
+                scene = make_scene(others, partners[partner], room, level_db, shifted, args.seconds, seed=case)
+                alone = score_detector(scene)
+                scores = {name: score(scene, CANCELLERS[name]) for name in args.canceller}
+                rows.append((alone, scores))
+                name = f"{room.name}, {level_db:g} dB, {shifted[0]:g} → {shifted[1]:g} ms"
+                print(f"| {name} | {alone:.1%} |", " | ".join(_cell(s) for s in scores.values()), "|", flush=True)
+    means = {
+        name: EchoScores(*(float(np.mean([getattr(s[name], f) for _, s in rows])) for f in ("false", "missed", "cpu")))
+        for name in args.canceller
+    }
+    alone = float(np.mean([a for a, _ in rows]))
+    print(f"| mean | {alone:.1%} |", " | ".join(_cell(s) for s in means.values()), "|")
+    print("share of a core:", ", ".join(f"{name} {s.cpu:.1%}" for name, s in means.items()))
+    if args.json:
+        figures = {name: vars(s) for name, s in means.items()} | {"detector_alone_missed": alone}
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _cell(scores: EchoScores) -> str:
+    return f"{scores.false:.1%} / {scores.missed:.1%}"

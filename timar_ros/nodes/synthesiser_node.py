@@ -1,0 +1,143 @@
+"""An example synthesiser: says what comes on `say` (std_msgs/String), sentence by sentence, as fast as it can.
+
+The sound goes out in one burst a sentence on `microphone/audio`, for a head node with `own_voice:=queued`. When that
+is told to `~/flush`, sentences that wait are forgotten here too. With `keyboard:=true` lines that are typed are said;
+an empty line is a barge-in: it calls `~/flush`.
+
+    say, keyboard -> sentences -> espeak-ng, flite or piper -> microphone/audio
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from queue import SimpleQueue
+
+import numpy as np
+import soxr
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Empty, String
+from std_srvs.srv import Trigger
+
+from timar_ros.errors import TimarError
+from timar_ros.nodes import runtime
+from timar_ros.nodes.muting import LATCHED
+from timar_ros.nodes.parameters import Parameter, declare
+from timar_ros.nodes.voices import BURST_DEPTH
+from timar_ros.stream.audio_messages import (
+    AUDIO_MESSAGE_TYPES,
+    AUTO,
+    audio_message_type,
+    import_message_class,
+    make_info,
+    make_message,
+)
+from timar_ros.stream.synthesis import ENGINES, Synthesiser, sentences
+
+PARAMETERS = (
+    Parameter(
+        "engine",
+        "auto",
+        "program that speaks; auto: the first of these that is installed",
+        choices=("auto", *ENGINES),
+        read_only=True,
+    ),
+    Parameter(
+        "voice", "", "its voice: a name, for piper the path of an .onnx file; empty: its default", read_only=True
+    ),
+    Parameter("rate", 16000, "published sample rate, Hz", minimum=8000, maximum=48000, read_only=True),
+    Parameter("packet_ms", 50, "length of a packet, ms", minimum=5, maximum=500, read_only=True),
+    Parameter(
+        "message_type",
+        AUTO,
+        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
+        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
+        read_only=True,
+    ),
+    Parameter("keyboard", False, "say the lines that are typed; an empty one breaks off", read_only=True),
+    Parameter("head", "head", "name of the head node, whose ~/flush breaks off what is said", read_only=True),
+)
+
+
+class SynthesiserNode(Node):
+    """The executor's thread takes in texts, a second one speaks, a third reads the keyboard."""
+
+    def __init__(self):
+        super().__init__("synthesiser")
+        self._settings = settings = declare(self, PARAMETERS)
+        self._synthesise = Synthesiser(settings.engine, settings.voice)
+        self._type = audio_message_type(settings.message_type).name
+        self._class = import_message_class(self._type)
+        self._audio = self.create_publisher(self._class, "microphone/audio", QoSProfile(depth=BURST_DEPTH))
+        if info_type := audio_message_type(self._type).info_type:
+            info_class = import_message_class(info_type)
+            self._info = self.create_publisher(info_class, self._audio.topic_name + "_info", LATCHED)
+            self._info.publish(make_info(info_class, self._type, settings.rate))
+        self._flush = self.create_client(Trigger, f"{settings.head}/flush")
+        self.create_subscription(Empty, f"{settings.head}/voice_flush", self._forget, QoSProfile(depth=1))
+        self._texts: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
+        self._broken_off = 0
+        """How often speech was broken off: texts from before are not said any more."""
+        self.create_subscription(String, "say", lambda message: self._say(message.data), QoSProfile(depth=50))
+        self._thread = threading.Thread(target=self._speak_all, name="synthesiser")
+        self._thread.start()
+        if settings.keyboard:
+            # A read from the keyboard cannot be ended: the thread must not keep the process alive.
+            threading.Thread(target=self._read_keyboard, name="keyboard", daemon=True).start()
+        self.get_logger().info(f"speaking with {self._synthesise.engine}")
+
+    def close(self) -> None:
+        """Say nothing more."""
+        self._broken_off += 1
+        self._texts.put(None)
+        self._thread.join()
+
+    def _say(self, text: str) -> None:
+        for sentence in sentences(text):
+            self._texts.put((self._broken_off, sentence))
+
+    def _speak_all(self) -> None:
+        while (item := self._texts.get()) is not None:
+            before, sentence = item
+            try:
+                if before == self._broken_off:
+                    self._publish(before, sentence)
+            except TimarError as error:
+                self.get_logger().error(str(error))
+
+    def _publish(self, before: int, sentence: str) -> None:
+        chunk = self._synthesise(sentence)
+        rate = self._settings.rate
+        samples = soxr.resample(chunk.samples, chunk.rate, rate) if chunk.rate != rate else chunk.samples
+        size = rate * self._settings.packet_ms // 1000
+        for at in range(0, len(samples), size):
+            if before != self._broken_off:
+                return
+            part = samples[at : at + size].astype(np.float32)
+            self._audio.publish(make_message(self._class, self._type, part, rate, self.get_clock().now().nanoseconds))
+        self.get_logger().info(f"said {sentence!r}: {len(samples) / rate:.1f} s")
+
+    def _read_keyboard(self) -> None:
+        for line in sys.stdin:
+            if line.strip():
+                self._say(line)
+            else:
+                self._break_off()
+
+    def _forget(self, _message: Empty | None = None) -> None:
+        self._broken_off += 1
+
+    def _break_off(self) -> None:
+        self._forget()
+        if self._flush.service_is_ready():
+            self._flush.call_async(Trigger.Request())
+
+
+def main() -> int:
+    """Run the synthesiser until SIGINT or SIGTERM; returns the exit code."""
+    return runtime.run(SynthesiserNode, make_executor=runtime.events_executor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

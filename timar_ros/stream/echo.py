@@ -1,0 +1,338 @@
+"""Takes the own voice out of the partner's channel, frame by frame, with no delay added.
+
+A robot that hears its own loudspeaker takes that for the partner. Three parts, all driven by the two voices' samples
+alone, so that a replay gives the same bits:
+
+- `DelayTracker`: how much later than its stamp the own voice comes back, by the generalised cross-correlation with
+  phase transform (Knapp & Carter 1976) of the last second.
+- `EchoFilter`: a partitioned-block Kalman filter in the frequency domain (Enzner & Vary 2006; Kuech, Mabande & Enzner
+  2014). It learns the room while both speak, and leaves the partner's voice untouched.
+- `EchoCanceller`: lines the reference up, and while the filter is known to be wrong (at the start, after the delay or
+  the room changed) puts the background's noise in the place of what can only be echo.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import scipy.fft
+from scipy.linalg import solve_toeplitz
+from scipy.signal import lfilter
+
+from timar_ros.rates import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE
+
+LONGEST_DELAY_S = 1.0
+"""Beyond this an echo is not looked for: a speaker node's delay, its device and the room."""
+_BLOCK = 160
+_SILENCE = 1e-9
+"""Mean square below which a voice is not there (-90 dB re full scale)."""
+
+
+class DelayTracker:
+    """The lag of the own voice in the partner's channel.
+
+    Attributes:
+        lag: samples, or None until it was found; as sure as two findings in a row can make it.
+    """
+
+    WINDOW = SAMPLE_RATE
+    EVERY_FRAMES = 5
+    SURE = 12.0
+    """Height of the peak in standard deviations of the correlation; noise alone reaches 4.5, other speech 8.6."""
+    AGREE = 24
+    BAND_HZ = (250.0, 6000.0)
+
+    def __init__(self) -> None:
+        self._reach = round(LONGEST_DELAY_S * SAMPLE_RATE)
+        self._own = np.zeros(self.WINDOW + self._reach, np.float32)
+        self._partner = np.zeros(self.WINDOW, np.float32)
+        self._size = scipy.fft.next_fast_len(len(self._own), real=True)
+        hertz = np.fft.rfftfreq(self._size, 1 / SAMPLE_RATE)
+        self._band = (hertz >= self.BAND_HZ[0]) & (hertz <= self.BAND_HZ[1])
+        self._frames = 0
+        self._found: int | None = None
+        self.lag: int | None = None
+
+    def __call__(self, own: np.ndarray, partner: np.ndarray) -> None:
+        """Take in the next frame of both voices (float32 [640] each)."""
+        self._own = np.concatenate([self._own[len(own) :], own])
+        self._partner = np.concatenate([self._partner[len(partner) :], partner])
+        self._frames += 1
+        if self._frames % self.EVERY_FRAMES == 0:
+            found = self._search()
+            if found is not None and self._found is not None and abs(found - self._found) <= self.AGREE:
+                self.lag = found
+            self._found = found
+
+    def _search(self) -> int | None:
+        if min(np.square(v).mean() for v in (self._own, self._partner)) < _SILENCE:
+            return None
+        spectrum = scipy.fft.rfft(self._partner, self._size) * scipy.fft.rfft(self._own, self._size).conj()
+        spectrum = np.where(self._band, spectrum / (np.abs(spectrum) + 1e-12), 0.0)
+        # The own window begins `reach` before the partner's: a lag of l lies at l - reach.
+        correlation = np.roll(scipy.fft.irfft(spectrum, self._size), self._reach)[: self._reach]
+        peak = int(np.argmax(correlation))
+        return peak if correlation[peak] > self.SURE * correlation.std() else None
+
+
+class EchoFilter:
+    """Learns the way from a reference to the microphone, block by block of 10 ms.
+
+    Args:
+        partitions: blocks of 10 ms that the response may last.
+    """
+
+    KEEP = 0.9998
+    """How much of the response stays the same from block to block; the rest may have changed."""
+    PRIOR_DECAY_DB = 1.0
+    """Before anything is known, the response's spectrum has a variance of 1 that falls so much with every block."""
+
+    def __init__(self, partitions: int = 30) -> None:
+        bins = _BLOCK + 1
+        self._response = np.zeros((partitions, bins), np.complex128)
+        decay = 10.0 ** (-self.PRIOR_DECAY_DB / 10 * np.arange(partitions))
+        self._variance = np.repeat(decay[:, None], bins, axis=1)
+        self._disturbance = np.full(bins, 1e-8)
+
+    @property
+    def samples(self) -> int:
+        """Reference samples that a block needs: the block itself and all before that may echo in it."""
+        return (len(self._response) + 1) * _BLOCK
+
+    def __call__(self, microphone: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """The echo in a block of the microphone [160], learning from it.
+
+        Args:
+            reference: [`samples`], its last 160 samples at the microphone's time.
+        """
+        windows = np.lib.stride_tricks.sliding_window_view(reference, 2 * _BLOCK)[::_BLOCK][::-1]
+        far = np.fft.rfft(windows, axis=1)
+        echo = np.fft.irfft((far * self._response).sum(axis=0))[_BLOCK:]
+        error = np.fft.rfft(np.concatenate([np.zeros(_BLOCK), microphone - echo]))
+        uncertain = (self._variance * np.abs(far) ** 2).sum(axis=0)
+        self._disturbance += 0.2 * (np.abs(error) ** 2 - self._disturbance)
+        # Half: an overlap-save block holds as much of the past as of the present.
+        gain = self._variance * far.conj() / (0.5 * uncertain + self._disturbance + 1e-10)
+        step = np.fft.irfft(gain * error, axis=1)
+        step[:, _BLOCK:] = 0.0
+        learned = np.clip((gain * far).real, 0.0, 2.0)
+        self._response = self.KEEP * (self._response + np.fft.rfft(step, axis=1))
+        self._variance *= self.KEEP**2 * (1.0 - 0.5 * learned)
+        self._variance += (1.0 - self.KEEP**2) * np.abs(self._response) ** 2
+        return echo
+
+
+class Background:
+    """What the partner's channel sounds like when nobody speaks: power and spectrum, learned from its quiet blocks.
+
+    Attributes:
+        power: mean square.
+    """
+
+    QUANTILE = 0.1
+    QUIET = 2.0
+    """Times the quantile's power: blocks up to that are background."""
+    MEMORY_BLOCKS = 600
+    ORDER = 16
+    LEARN = 0.02
+
+    def __init__(self) -> None:
+        self._powers: deque[float] = deque(maxlen=self.MEMORY_BLOCKS)
+        self._seen = self._learned = 0
+        self._limit = 0.0
+        self._correlation = np.zeros(self.ORDER + 1)
+        self._random = np.random.default_rng(1)
+        self._colour = np.zeros(self.ORDER)  # of the noise made last: the prediction's coefficients
+        self._strength = 0.0
+        self._state = np.zeros(self.ORDER)
+
+    @property
+    def power(self) -> float:
+        return max(float(self._correlation[0]), _SILENCE)
+
+    def learn(self, samples: np.ndarray) -> None:
+        """Take in a block [160] of the channel, whatever it holds."""
+        self._powers.append(float(np.square(samples).mean()))
+        self._seen += 1
+        if self._seen % 20 == 0:
+            self._limit = self.QUIET * float(np.quantile(self._powers, self.QUANTILE))
+            self._model()
+        if self._powers[-1] <= self._limit:
+            self._learned += 1
+            correlation = np.correlate(samples, samples, "full")[_BLOCK - 1 : _BLOCK + self.ORDER] / _BLOCK
+            self._correlation += max(self.LEARN, 1 / self._learned) * (correlation - self._correlation)
+
+    def _model(self) -> None:
+        """Linear prediction of the background, with a floor 40 dB below that keeps it well conditioned."""
+        column = self._correlation[: self.ORDER].copy()
+        column[0] = column[0] * 1.0001 + 1e-14
+        self._colour = solve_toeplitz(column, self._correlation[1:])
+        error = float(column[0] - self._colour @ self._correlation[1:])
+        self._strength = float(np.sqrt(max(error, 0.0)))
+
+    def noise(self, count: int) -> np.ndarray:
+        """float64 [count] that sounds like it."""
+        white = self._strength * self._random.standard_normal(count)
+        made, self._state = lfilter([1.0], np.concatenate([[1.0], -self._colour]), white, zi=self._state)
+        return made
+
+
+class EchoCanceller:
+    """Frames of both voices -> the partner's without the own voice in it.
+
+    Args:
+        awaited: True where the own voice is known to be heard by the partner's microphone: what comes while it speaks
+            is held back until the way is known. False: sound passes as it is until the own voice is found in it.
+
+    Attributes:
+        active: whether the canceller works on what passes.
+    """
+
+    MARGIN = 2 * _BLOCK
+    """How far into the filter's response the direct sound is placed: the tracker may be late by as much."""
+    WRONG = 0.5
+    """Deviation from 1 of the microphone's part along the filter's estimate (1: right, 0: wrong), beyond its error."""
+    RIGHT = 0.3
+    LONG_MEMORY = 0.98
+    JUDGED = 60
+    """A filter that is so right over 500 ms, after so many blocks of echo, is no longer new."""
+    MEMORY = 0.9
+    """Of powers, from block to block: 100 ms."""
+    INDEPENDENT = 100.0
+    """Independent values in the speech of that time, by which the error of a mean product falls."""
+    SOFT = 3.0
+    """Times the background: what is softer while the own voice sounds is not worth the risk."""
+    LEARNED = 0.5
+    """What the filter leaves of an echo once it is of use, as a part of the echo."""
+    REST = 0.25
+    """Part of the echo that is taken for what the filter left of it."""
+    LOUD = 4.0
+    """Times the loudest echo to expect: what is louder is the partner, whatever the filter does."""
+    COUPLING_MEMORY = 0.995
+    PATIENCE_S = 3.0
+    """Own speech in which an echo that is there is surely found."""
+    AUDIBLE = 0.5
+    """Echo below this part of the background does not matter."""
+    TAIL_S = 0.15
+    """How long after the own voice its echo may last."""
+
+    def __init__(self, awaited: bool) -> None:
+        self.active = awaited
+        self._tracker = DelayTracker()
+        self._filter = EchoFilter()
+        self._background = Background()
+        self._shift = 0  # samples by which the reference is set back
+        self._lag: int | None = None  # that the shift was made for
+        self._own = np.zeros(round((LONGEST_DELAY_S + 0.6) * SAMPLE_RATE), np.float64)
+        self._along = self._of = self._left = 0.0  # <echo, microphone>, <echo, echo>, <rest, rest>, forgetting
+        self._echo_energy = self._own_energy = 0.0  # of what the filter was right about, forgetting
+        self._own_powers: deque[float] = deque([0.0], maxlen=round(LONGEST_DELAY_S / FRAME_S))
+        self._trusted = self._proven = False
+        self._long_along = self._long_of = 0.0
+        self._judged = 0
+        self._spoken_s = 0.0  # by the own voice so far
+        self._since_own_s = np.inf
+        self._before = self._after = 0.0  # mean squares where the echo prevails
+        self.held_back = False
+        """Whether noise stood in for any of the last frame."""
+
+    @property
+    def delay_ms(self) -> float | None:
+        """From the own voice's stamp to its sound in the partner's channel; None until it was found."""
+        return None if self._lag is None else self._lag * 1000 / SAMPLE_RATE
+
+    @property
+    def suppression_db(self) -> float | None:
+        """By how much the echo was lowered, where it prevails; None before it was heard."""
+        if self._before <= 0.0:
+            return None
+        return 10 * float(np.log10(self._before / max(self._after, 1e-16)))
+
+    def __call__(self, own: np.ndarray, partner: np.ndarray) -> np.ndarray:
+        """The partner's frame without the own voice; float32 [640] each, 16 kHz mono."""
+        self._tracker(own, partner)
+        self._own = np.concatenate([self._own[FRAME_SAMPLES:], own])
+        self._follow_delay()
+        self._count_own_speech(own)
+        if not self.active:
+            return partner
+        self.held_back = False
+        blocks = [self._block(partner[at : at + _BLOCK], at + _BLOCK) for at in range(0, FRAME_SAMPLES, _BLOCK)]
+        return np.concatenate(blocks).astype(np.float32)
+
+    def _follow_delay(self) -> None:
+        lag = self._tracker.lag
+        if lag is None or lag == self._lag:
+            return
+        self.active = True
+        if self._lag is None:
+            self._shift = max(0, lag - self.MARGIN)
+        elif abs(lag - self._lag) > DelayTracker.AGREE:
+            # The room is the same, only later or sooner: what was learned of it stays.
+            self._shift = max(0, self._shift + lag - self._lag)
+        else:
+            return  # the filter follows so little by itself
+        self._lag = lag
+
+    def _count_own_speech(self, own: np.ndarray) -> None:
+        self._own_powers.append(float(np.square(own).mean()))
+        speaks = self._own_powers[-1] > 1e-6
+        self._spoken_s += FRAME_S * speaks
+        self._since_own_s = 0.0 if speaks else self._since_own_s + FRAME_S
+
+    def _block(self, microphone: np.ndarray, end: int) -> np.ndarray:
+        end = len(self._own) - FRAME_SAMPLES + end - self._shift
+        reference = self._own[end - self._filter.samples : end]
+        echo = self._filter(microphone, reference)
+        rest = microphone - echo
+        self._background.learn(microphone)
+        self._judge(microphone, reference, echo, rest)
+        if self._is_rest_of_echo() or (not self._trusted and self._may_be_echo(microphone)):
+            self.held_back = True
+            return self._background.noise(len(rest))
+        return rest
+
+    def _judge(self, microphone: np.ndarray, reference: np.ndarray, echo: np.ndarray, rest: np.ndarray) -> None:
+        power = float(np.square(echo).mean())
+        self._along = self.MEMORY * self._along + float(echo @ microphone)
+        self._of = self.MEMORY * self._of + float(echo @ echo)
+        self._left = self.MEMORY * self._left + float(rest @ rest)
+        if power > self.AUDIBLE * self._background.power:
+            error = 2.0 * np.sqrt(self._left / self._of / self.INDEPENDENT)
+            deviation = abs(self._along / self._of - 1.0)
+            if self._proven:
+                self._trusted = deviation < self.WRONG + (error if self._trusted else 0.0)
+            else:
+                # The first time the echo must be seen to go, or the partner's voice be all that hides it.
+                self._long_along = self.LONG_MEMORY * self._long_along + float(echo @ microphone)
+                self._long_of = self.LONG_MEMORY * self._long_of + float(echo @ echo)
+                self._judged += 1
+                right = self._judged > self.JUDGED and abs(self._long_along / self._long_of - 1.0) < self.RIGHT
+                alone = deviation < self.WRONG and self._left < self.LEARNED * self._of
+                self._proven = self._trusted = alone or right
+        heard = float(np.square(microphone).mean())
+        if self._trusted and power > self.AUDIBLE * self._background.power:
+            self._echo_energy = self.COUPLING_MEMORY * self._echo_energy + power
+            self._own_energy = self.COUPLING_MEMORY * self._own_energy + float(np.square(reference[-_BLOCK:]).mean())
+        if power > 0.5 * heard:
+            self._before += 0.01 * (heard - self._before)
+            self._after += 0.01 * (float(np.square(rest).mean()) - self._after)
+
+    def _is_rest_of_echo(self) -> bool:
+        background = self._background.power * _BLOCK / (1.0 - self.MEMORY)
+        audible = self._of > self.AUDIBLE * background
+        return self._trusted and audible and self._left < max(self.REST * self._of, self.SOFT * background)
+
+    def _may_be_echo(self, microphone: np.ndarray) -> bool:
+        """While the filter is wrong: all that comes while the own voice sounds in the room, unless it is too loud."""
+        if self._lag is None and self._spoken_s > self.PATIENCE_S:
+            return False  # there is no echo here
+        delay_s = LONGEST_DELAY_S / 2 if self._lag is None else self._lag / SAMPLE_RATE
+        if self._since_own_s > delay_s + self.TAIL_S:
+            return False
+        if self._own_energy <= 0.0:
+            return True
+        recent = list(self._own_powers)[-1 - round((delay_s + self.TAIL_S) / FRAME_S) :]
+        loudest = self._echo_energy / self._own_energy * max(recent)
+        return float(np.square(microphone).mean()) < self.LOUD * loudest

@@ -1,0 +1,174 @@
+"""A synthesiser's sound, which comes sentence by sentence and faster than it is spoken, on one timeline in real time.
+
+    bursts ─ one rate ─ queue ─ a packet every 10 ms, as a microphone would give them: silence where nothing is queued
+
+Sound is spoken in the order in which it came, and none of it is lost: stamps only say where there is to be a pause.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from timar_ros.errors import TimarError
+from timar_ros.stream.audio_messages import AudioChunk
+from timar_ros.stream.resampling import StreamResampler
+
+PACKET_MS = 10
+RESERVE_MS = 40
+"""Silence before speech that finds the queue empty: a synthesiser that streams is late now and then by so much."""
+LONGEST_S = 300.0
+LONGEST_PAUSE_NS = 5_000_000_000
+"""A stamp further ahead than this is no pause but a wrong stamp."""
+UNDERRUN_NS = 500_000_000
+"""Speech that comes again within so much of its end was not ended: the synthesiser was too slow."""
+TOLERANCE_NS = 30_000_000
+_MS = 1_000_000
+_SECOND = 1_000_000_000
+_SHOWN_NS = 10 * _SECOND
+
+
+class VoiceQueue:
+    """Holds what is to be spoken and gives it out in real time. Times are ROS time in ns, and come from outside.
+
+    Args:
+        rate: Hz of what is given out; what comes at other rates is resampled.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._packet = rate * PACKET_MS // 1000
+        self._queue: deque[np.ndarray] = deque()
+        self._queued = 0  # samples
+        self._given_to_ns: int | None = None  # end of what was given out
+        self._resampler: StreamResampler | None = None
+        self._spoken_to_ns: int | None = None  # end of the speech given out last
+        self._stamp_end_ns: int | None = None  # where the next stamp would carry on
+        self._last: tuple[int, bytes] | None = None
+        self._count = dict.fromkeys(("chunks", "underruns", "overlaps", "back_in_time", "doubles", "flushes"), 0)
+        self._told: tuple[int, str] | None = None
+
+    @property
+    def queued_ns(self) -> int:
+        """How long it takes to speak what is queued."""
+        return self._queued * _SECOND // self.rate
+
+    def push(self, chunk: AudioChunk, now_ns: int) -> None:
+        """Take sound that came now, to be spoken after all that came before.
+
+        Raises:
+            TimarError: five minutes are queued already.
+        """
+        if not len(chunk.samples):
+            return
+        self._count["chunks"] += 1
+        content = chunk.samples.tobytes()
+        if chunk.stamp_ns is not None and self._last == (chunk.stamp_ns, content):
+            self._count["doubles"] += 1
+            return
+        self._last = None if chunk.stamp_ns is None else (chunk.stamp_ns, content)
+        if self.queued_ns + chunk.duration_ns > LONGEST_S * _SECOND:
+            raise TimarError(
+                f"{self.queued_ns / _SECOND:.0f} s of speech are queued; at most {LONGEST_S:.0f} s can be; "
+                "wait until some of it was spoken, or call ~/flush"
+            )
+        if not self._queued:
+            self._see_underrun(now_ns)
+            self._append(np.zeros(self.rate * RESERVE_MS // 1000, np.float32))
+        self._append(np.zeros(self._pause_ns(chunk, now_ns) * self.rate // _SECOND, np.float32))
+        self._append(self._resampled(chunk))
+
+    def due(self, now_ns: int) -> list[AudioChunk]:
+        """The packets whose last sample is spoken by now, stamped with the time of their first."""
+        if self._given_to_ns is None or not -_SECOND < now_ns - self._given_to_ns < 2 * _SECOND:
+            self._given_to_ns = now_ns - PACKET_MS * _MS  # the first call, or the clock leapt
+        packets = []
+        while self._given_to_ns + PACKET_MS * _MS <= now_ns:
+            samples, spoken = self._take()
+            packets.append(AudioChunk(self._given_to_ns, self.rate, samples))
+            self._given_to_ns += PACKET_MS * _MS
+            if spoken:
+                self._spoken_to_ns = self._given_to_ns
+        return packets
+
+    def flush(self) -> int:
+        """Drop all that was not given out yet; the ns of speech that were dropped."""
+        dropped_ns = self.queued_ns
+        self._count["flushes"] += 1
+        self._queue.clear()
+        self._queued = 0
+        self._resampler = self._stamp_end_ns = self._spoken_to_ns = None
+        return dropped_ns
+
+    def health(self, now_ns: int) -> tuple[bool, str, dict[str, int]]:
+        """Whether to warn, a sentence, and counters."""
+        told = self._told[1] if self._told and now_ns - self._told[0] < _SHOWN_NS else ""
+        said = f"{self.queued_ns / _SECOND:.1f} s are queued" if self._queued else "nothing is queued"
+        return bool(told), told or said, {"queued_ms": self.queued_ns // _MS, **self._count}
+
+    def _see_underrun(self, now_ns: int) -> None:
+        if self._spoken_to_ns is not None and now_ns - self._spoken_to_ns < UNDERRUN_NS:
+            late_ms = (now_ns - self._spoken_to_ns) // _MS + RESERVE_MS
+            self._tell("underruns", now_ns, f"the synthesiser was too slow: {late_ms} ms of silence amid its speech")
+
+    def _pause_ns(self, chunk: AudioChunk, now_ns: int) -> int:
+        """The silence that a chunk's stamp asks for before it."""
+        stamp_ns, expected_ns = chunk.stamp_ns, self._stamp_end_ns
+        if stamp_ns is None:
+            return 0
+        self._stamp_end_ns = stamp_ns + chunk.duration_ns
+        if expected_ns is None or not self._queued:
+            return 0
+        ahead_ns = stamp_ns - expected_ns
+        if TOLERANCE_NS < ahead_ns <= LONGEST_PAUSE_NS:
+            return ahead_ns
+        if ahead_ns < -TOLERANCE_NS:
+            if stamp_ns < expected_ns - chunk.duration_ns - LONGEST_PAUSE_NS:
+                self._tell(
+                    "back_in_time", now_ns, f"its stamps went back by {-ahead_ns / _SECOND:.1f} s; spoken in turn"
+                )
+            else:
+                # Synthesisers that stamp with the time of sending do so all the time: no complaint.
+                self._count["overlaps"] += 1
+        return 0
+
+    def _resampled(self, chunk: AudioChunk) -> np.ndarray:
+        if self._resampler is None or self._resampler.rate_in != chunk.rate:
+            rest = self._resampler.flush() if self._resampler is not None and self._queued else np.zeros(0, np.float32)
+            self._resampler = StreamResampler(chunk.rate, self.rate)
+            return np.concatenate([rest, self._resampler.push(chunk.samples)])
+        return self._resampler.push(chunk.samples)
+
+    def _append(self, samples: np.ndarray) -> None:
+        if len(samples):
+            self._queue.append(samples)
+            self._queued += len(samples)
+
+    def _take(self) -> tuple[np.ndarray, bool]:
+        """The next packet [rate / 100], and whether any of it was queued."""
+        parts, needed = [], self._packet
+        while needed and self._queue:
+            part = self._queue.popleft()
+            if len(part) > needed:
+                self._queue.appendleft(part[needed:])
+                part = part[:needed]
+            parts.append(part)
+            needed -= len(part)
+        if needed and self._resampler is not None and self._resampler.rate_in != self.rate:
+            # The queue ran dry: what the filter holds back of the sentence's end is due now.
+            rest = self._resampler.flush()
+            parts.append(rest[:needed])
+            self._queued += len(rest)
+            if len(rest) > needed:
+                self._queue.append(rest[needed:])
+            needed -= len(parts[-1])
+            self._resampler = None
+        self._queued -= self._packet - needed
+        spoken = needed < self._packet
+        parts.append(np.zeros(needed, np.float32))
+        return np.concatenate(parts), spoken
+
+    def _tell(self, what: str, now_ns: int, sentence: str) -> None:
+        self._count[what] += 1
+        self._told = now_ns, sentence

@@ -2,14 +2,19 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from timar_ros.errors import TimarError
 from timar_ros.model import precision
+from timar_ros.model.checkpoint import load_policy
 from timar_ros.model.precision import BFLOAT16, FLOAT32, INT8, set_precision, to_float32
 from timar_ros.model.published import TOKENS, PublishedConfig, PublishedNetwork
 from timar_ros.model.wav2vec2 import SpeechConfig
+from timar_ros.replay.offline import hear, move, read_voice
+from timar_ros.resources import share_path
+from timar_ros.stream.policy import IncrementalPolicy, Sampling
 
 CPU = torch.device("cpu")
 ALLOWED = 0.03
@@ -52,16 +57,39 @@ def test_z_is_within_three_percent_of_float32(network, reduced):
     assert 0 < error < ALLOWED
 
 
-def test_auto_takes_the_fastest_for_a_large_network_and_float32_for_a_small_one(network, monkeypatch):
-    small = copy.deepcopy(network)
-    assert set_precision(small, "auto", CPU) == FLOAT32
-    monkeypatch.setattr(precision, "LARGE_PARAMETERS", 1000)
-    seconds = {FLOAT32: 3.0, BFLOAT16: 1.0, INT8: 2.0}
-    monkeypatch.setattr(precision, "_seconds", lambda width, name: seconds[name])
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [((3.0, 1.0, 2.0), BFLOAT16), ((3.0, 2.0, 1.0), INT8), ((3.0, 1.0, 0.95), BFLOAT16), ((3.0, 2.8, 2.9), FLOAT32), ((1.0, 2.0, 3.0), FLOAT32)],
+)
+def test_auto_takes_what_is_worthwhile_faster(network, monkeypatch, times, chosen):
+    seconds = dict(zip((FLOAT32, BFLOAT16, INT8), times, strict=True))
+    monkeypatch.setattr(precision, "_seconds", lambda width, heads, name: seconds[name])
+    precision._fastest_on_cpu.cache_clear()
     large = copy.deepcopy(network)
-    assert set_precision(large, "auto", CPU) == BFLOAT16
-    assert large.encoder_blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert set_precision(large, "auto", CPU) == chosen
+    precision._fastest_on_cpu.cache_clear()
     assert large.encoder_norm.weight.dtype == torch.float32
+    if chosen == BFLOAT16:
+        assert large.encoder_blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+
+
+def test_what_is_measured_is_a_time_and_measured_once():
+    assert precision._seconds(64, 2, BFLOAT16) > 0
+    assert precision._fastest_on_cpu(64, 2, 1) == precision._fastest_on_cpu(64, 2, 1)
+    assert precision._fastest_on_cpu.cache_info().hits >= 1
+
+
+def test_the_bundled_policy_in_bfloat16_moves_as_in_float32():
+    own, partner = (read_voice(share_path("demo", f"{party}.ogg"))[: 16_000 * 8] for party in ("self", "partner"))
+    heard, still = hear(own, partner), Sampling(head_temperature=0.0, face_temperature=0.0)
+    exact, coarse = (
+        move(IncrementalPolicy(load_policy("default"), "cpu", sampling=still, precision=p), heard)
+        for p in (FLOAT32, BFLOAT16)
+    )
+    spread = np.linalg.norm(exact - exact.mean(axis=0))
+    error = float(np.linalg.norm(coarse - exact) / spread)
+    print(f"\nmotion in bfloat16: {100 * error:.1f} % of its spread from float32's")
+    assert 0 < error < ALLOWED
 
 
 def test_a_network_shared_by_several_heads_keeps_one_precision(network):

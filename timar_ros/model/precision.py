@@ -6,6 +6,7 @@ the diffusion head stay in float32. The relative error of the condition z stays 
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 
@@ -17,8 +18,8 @@ from timar_ros.model.transformer import Block
 
 FLOAT32, BFLOAT16, INT8, AUTO = "float32", "bfloat16", "int8", "auto"
 PRECISIONS = (AUTO, FLOAT32, BFLOAT16, INT8)
-# A network smaller than this runs in float32 on the CPU: its step is bound by attention and by calls, not products.
-LARGE_PARAMETERS = 50_000_000
+# A coarser precision must take at most this share of a finer one's time to be worth its error.
+WORTHWHILE = 0.9
 
 
 def set_precision(network: nn.Module, precision: str, device: torch.device) -> str:
@@ -71,26 +72,34 @@ def _reduce(module: nn.Module, precision: str) -> None:
 
 
 def _fastest(network: nn.Module, device: torch.device) -> str:
-    """bfloat16 on CUDA; on the CPU what this machine runs one layer of the network's width fastest in."""
+    """bfloat16 on CUDA; on the CPU what this machine runs a block of the network's width fastest in."""
     if device.type != "cpu":
         return BFLOAT16
-    if sum(parameter.numel() for parameter in network.parameters()) < LARGE_PARAMETERS:
-        return FLOAT32
-    width = network.config.width
-    seconds = {precision: _seconds(width, precision) for precision in (FLOAT32, BFLOAT16, INT8)}
-    return min(seconds, key=seconds.get)
+    return _fastest_on_cpu(network.config.width, network.config.heads, torch.get_num_threads())
+
+
+@functools.cache
+def _fastest_on_cpu(width: int, heads: int, threads: int) -> str:
+    """Measured once in a process, so that equal policies in it compute equal bits."""
+    seconds = {precision: _seconds(width, heads, precision) for precision in (FLOAT32, BFLOAT16, INT8)}
+    chosen = FLOAT32
+    for coarser in (BFLOAT16, INT8):
+        if seconds[coarser] < WORTHWHILE * seconds[chosen]:
+            chosen = coarser
+    return chosen
 
 
 @torch.inference_mode()
-def _seconds(width: int, precision: str, tokens: int = 110) -> float:
-    """The time of a block over so many tokens."""
-    layer = Block(width, heads=16)
+def _seconds(width: int, heads: int, precision: str, fresh: int = 60, kept: int = 800) -> float:
+    """The time of a block over `fresh` tokens that see `kept` ones, too: a turn of half the longest length."""
+    block = Block(width, heads)
     if precision != FLOAT32:
-        _reduce(layer, precision)
-    x = torch.randn(1, tokens, width)
+        _reduce(block, precision)
+    x = torch.randn(1, fresh, width)
+    cache = torch.zeros(2, 1, heads, kept + fresh, width // heads, dtype=block.dtype)
     times = []
-    for _ in range(7):
+    for _ in range(15):
         start = time.perf_counter()
-        layer(x)
+        block(x, cache=cache, at=kept)
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2]

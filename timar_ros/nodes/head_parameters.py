@@ -13,7 +13,7 @@ PARAMETERS = (
     Parameter(
         "precision",
         "auto",
-        "what large products are computed in; auto: bfloat16 on CUDA, on the CPU the fastest for a large network",
+        "what large products are computed in; auto: bfloat16 on CUDA, on the CPU what is fastest there",
         choices=PRECISIONS,
         read_only=True,
     ),

@@ -72,7 +72,7 @@ class Sampling:
 
 
 class PassShape(NamedTuple):
-    """What decides the work of a pass: frames in it (with padding), frames drawn in it, and whether turns close in it."""
+    """What decides the work of a pass: frames in it, with padding; frames drawn in it; whether turns close in it."""
 
     frames: int
     draws: int

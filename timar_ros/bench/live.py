@@ -1,4 +1,6 @@
-"""The running graph: the demo at hops of one and two frames, and from a process's start to its first command."""
+"""The running graph: the demo at hops of one and two frames, from a process's start to its first command, and what
+`timar evaluate` makes of the demo's bags.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +12,39 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from timar_ros import demo
 from timar_ros.bench.timing import write_result
 from timar_ros.errors import TimarError
+from timar_ros.replay.clips import find_clips
+from timar_ros.replay.comparison import compare
+from timar_ros.replay.trial import Settings, Variant
 
 FIGURES = ("latency_ms", "reaction_ms", "motion_delay_ms", "deadline_misses", "frames", "commands", "rss_mb")
 LOAD_TIMEOUT_S = 60.0
 PACKET_SAMPLES = 640
+BAGS = 6
 
 
-def demo_figures(hop_frames: int) -> dict[str, object]:
+def demo_figures(out: Path, hop_frames: int) -> dict[str, object]:
     """The demo's summary at a hop; deadline misses as a share of hops, too."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "demo")
-        arguments = argparse.Namespace(
-            own=None, partner=None, out=out, policy="default", hop_frames=hop_frames, seed=0, no_video=True
-        )
-        sys.stdout.flush()
-        demo.run(arguments)
-        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser()
+    demo.add_arguments(parser)
+    sys.stdout.flush()
+    demo.run(parser.parse_args(["--out", str(out), "--hop-frames", str(hop_frames), "--no-video"]))
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     misses = summary["deadline_misses"] / max(summary["frames"] / hop_frames, 1)
     return {name: summary[name] for name in FIGURES} | {"deadline_misses_percent": round(100 * misses, 2)}
+
+
+def evaluation_speed(bag: Path) -> dict[str, object]:
+    """Several bags through `timar evaluate`'s code, one process on each core; reading and metrics are in it."""
+    processes = len(os.sched_getaffinity(0))
+    sources = [replace(find_clips(bag)[0], name=f"copy {i}") for i in range(BAGS)]
+    comparison = compare(sources, [Variant()], Settings(), processes)
+    return {"bags": BAGS, "processes": processes, "times_realtime": round(comparison.times_realtime or 0.0, 2)}
 
 
 def load_s() -> float:
@@ -66,5 +78,7 @@ def load_s() -> float:
 if __name__ == "__main__":
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
     os.environ["OMP_NUM_THREADS"] = "1"
-    figures = {f"hop_of_{frames}": demo_figures(frames) for frames in (1, 2)}
-    write_result({"demo": figures, "default": {"load_s": min(load_s() for _ in range(2))}})
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {f"hop_of_{frames}": demo_figures(Path(folder, str(frames)), frames) for frames in (1, 2)}
+        evaluated = evaluation_speed(Path(folder, "2", "bag"))
+    write_result({"demo": figures, "evaluate": evaluated, "default": {"load_s": min(load_s() for _ in range(2))}})

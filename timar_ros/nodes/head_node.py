@@ -147,8 +147,8 @@ class HeadNode(LifecycleNode):
         AudioDecoder(
             self._message_type, self._audio_format
         )  # refuses a wrong format here rather than at the first packet
-        slowest_ms = self._warm_up()
-        reserve_ms = max(PLAYOUT_RESERVE_MS, round(SLOW_STEP_MARGIN * slowest_ms) + PLAYOUT_RESERVE_MS // 2)
+        usual_ms = self._warm_up()
+        reserve_ms = max(PLAYOUT_RESERVE_MS, round(SLOW_STEP_MARGIN * usual_ms) + PLAYOUT_RESERVE_MS // 2)
         hop_ms = self._hop_frames * FRAME_NS // 10**6
         self._playout_delay_ns = (p.playout_delay_ms or hop_ms + reserve_ms) * 10**6
 
@@ -156,7 +156,7 @@ class HeadNode(LifecycleNode):
         """Move through silence, so that the first hop of the conversation is not the slow one.
 
         Returns:
-            ms that the slowest hop took once everything had run.
+            ms that a hop usually takes once everything has run.
         """
         conversation = self._new_conversation()
         silence = np.zeros(FRAME_SAMPLES, np.float32)

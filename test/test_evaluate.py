@@ -184,7 +184,7 @@ def test_one_conversation_that_fails_does_not_take_the_others_along(tmp_path):
 
 def test_interrupted_run_keeps_what_is_done(pair, tmp_path):
     folders = tmp_path / "pairs"
-    for number in range(12):
+    for number in range(60):
         (folders / f"{number:02}").mkdir(parents=True)
         for party in ("self", "partner"):
             (folders / f"{number:02}" / f"{party}.wav").symlink_to(pair / f"{party}.wav")
@@ -202,7 +202,7 @@ def test_interrupted_run_keeps_what_is_done(pair, tmp_path):
     assert running.returncode == 130, printed
     assert "interrupted after" in printed and "Traceback" not in printed
     done = strict(tmp_path / "out" / "metrics.json")["run"]
-    assert 1 <= done["trials"] < done["trials_wanted"] == 12
+    assert 1 <= done["trials"] < done["trials_wanted"] == 60
     assert "the run was interrupted" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 

@@ -47,6 +47,8 @@ _GUESSED_FRAMES = 6
 # By then the guessed motion has slowed down to rest.
 _GUESS_SETTLED_FRAMES = 50
 _GENTLE_STOP_S = 0.15
+# What was planned for so long ago is still told by `at`: who sends positions one by one may be a little behind.
+_PAST_NS = 100_000_000
 # Ways in which hops lie in time; one that comes late has a way of its own.
 _PATHS_KEPT = 16
 
@@ -299,13 +301,17 @@ class TrajectoryPlanner:
 
     def _publish(self, motions: list[JerkMotion], join_ns: int, now_ns: int, at_least_until_ns: int) -> Trajectory:
         """Take over `motions`, which begin at `join_ns`, with what is left before them."""
-        start_ns = min(max(now_ns, max(int(m.times_ns[0]) for m in self._motions)), join_ns)
+        first_ns = max(int(m.times_ns[0]) for m in self._motions)
+        start_ns = min(max(now_ns, first_ns), join_ns)
+        kept_ns = min(max(now_ns - _PAST_NS, first_ns), join_ns)
         self._motions = [
-            old.between(start_ns, join_ns).then(new) for old, new in zip(self._motions, motions, strict=True)
+            old.between(kept_ns, join_ns).then(new) for old, new in zip(self._motions, motions, strict=True)
         ]
         end_ns = max(at_least_until_ns, *(int(m.times_ns[-1]) for m in self._motions))
-        times = [m.times_ns for m in self._motions]
-        times_ns = np.unique(np.concatenate([*times, np.arange(join_ns, end_ns, _TAIL_STEP_NS), [join_ns, end_ns]]))
+        times = [m.times_ns[m.times_ns > start_ns] for m in self._motions]
+        times_ns = np.unique(
+            np.concatenate([[start_ns], *times, np.arange(join_ns, end_ns, _TAIL_STEP_NS), [join_ns, end_ns]])
+        )
         times_ns = _thinned(times_ns, {start_ns, join_ns, end_ns})
         states = np.stack([motion.at(times_ns) for motion in self._motions], axis=1)
         return Trajectory(times_ns, states[..., 0], states[..., 1], states[..., 2], join_ns)

@@ -12,7 +12,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from timar_ros.motion.trajectory import Trajectory
-from timar_ros.robot.command_timing import NO_SOUND
+from timar_ros.robot.command_timing import NO_SOUND, STREAM_DEPTH
 from timar_ros.robot.commands import PlainValues, joint_angles_class
 from timar_ros.robot.profile import Command
 
@@ -79,7 +79,7 @@ class PositionCommands:
         # A position controller goes to where the head is to be now, NAOqi to where it is to be by the next message.
         self._angles = command.kind == "joint_angles_with_speed"
         self._type = joint_angles_class() if self._angles else Float64MultiArray
-        self.publisher = node.create_lifecycle_publisher(self._type, command.topic, 10)
+        self.publisher = node.create_lifecycle_publisher(self._type, command.topic, STREAM_DEPTH)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._running = False

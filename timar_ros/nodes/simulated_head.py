@@ -27,7 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from timar_ros.nodes import display_node, runtime
 from timar_ros.nodes.parameters import Parameter, declare
-from timar_ros.robot.command_timing import NO_SOUND, CommandTiming
+from timar_ros.robot.command_timing import NO_SOUND, STREAM_DEPTH, CommandTiming
 from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.forward_controller import ForwardCommandController
 from timar_ros.robot.limit_monitor import LimitMonitor, MotionLimits, Violation
@@ -116,9 +116,11 @@ class SimulatedHead(Node):
             return JointTrajectoryController(self._joints, start, allow_partial_joints_goal=partial)
         order, rate_hz = command.options["order"], command.options["rate_hz"]
         if command.kind == "forward_command":
-            self.create_subscription(Float64MultiArray, command.topic, lambda m: self._take_positions(m.data), 10)
+            self.create_subscription(
+                Float64MultiArray, command.topic, lambda m: self._take_positions(m.data), STREAM_DEPTH
+            )
         else:
-            self.create_subscription(joint_angles_class(), command.topic, self._take_angles, 10)
+            self.create_subscription(joint_angles_class(), command.topic, self._take_angles, STREAM_DEPTH)
         return ForwardCommandController(order, self._joints, rate_hz, start)
 
     def _listen_to_face(self, command: Command) -> None:

@@ -17,6 +17,9 @@ BINS = 50_000
 PAUSE_NS = 5_000_000_000
 """A step between stamps longer than this is a pause of the conversation, not late commands."""
 
+STREAM_DEPTH = 100
+"""Queue of positions that are sent one by one: each counts, so that none may be dropped for a second."""
+
 NO_SOUND = "no_sound"
 """frame_id of commands that rest on no sound (idle life, halts): their stamp is when they were sent, no capture."""
 

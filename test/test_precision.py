@@ -59,13 +59,7 @@ def test_z_is_within_three_percent_of_float32(network, reduced):
 
 @pytest.mark.parametrize(
     ("times", "chosen"),
-    [
-        ((3.0, 1.0, 2.0), BFLOAT16),
-        ((3.0, 2.0, 1.0), INT8),
-        ((3.0, 1.0, 0.95), BFLOAT16),
-        ((3.0, 2.8, 2.9), FLOAT32),
-        ((1.0, 2.0, 3.0), FLOAT32),
-    ],
+    [((3.0, 1.0, 2.0), BFLOAT16), ((3.0, 2.8, 0.5), FLOAT32), ((1.0, 2.0, 3.0), FLOAT32)],
 )
 def test_auto_takes_what_is_worthwhile_faster(network, monkeypatch, times, chosen):
     seconds = dict(zip((FLOAT32, BFLOAT16, INT8), times, strict=True))

@@ -21,6 +21,7 @@ from timar_ros.errors import TimarError
 from timar_ros.replay.clips import find_clips
 from timar_ros.replay.comparison import compare
 from timar_ros.replay.trial import Settings, Variant
+from timar_ros.robot.profile import RobotProfile
 
 FIGURES = ("latency_ms", "reaction_ms", "motion_delay_ms", "deadline_misses", "frames", "commands", "rss_mb")
 LOAD_TIMEOUT_S = 60.0
@@ -48,8 +49,9 @@ def evaluation_speed(bag: Path) -> dict[str, object]:
 
 
 def load_s() -> float:
-    """From the start of the head node's process to its first command, while both voices are heard."""
+    """From the start of the head node's process to its first command; both voices are heard, and the joints felt."""
     import rclpy
+    from sensor_msgs.msg import JointState
     from std_msgs.msg import Int16MultiArray
     from trajectory_msgs.msg import JointTrajectory
 
@@ -59,7 +61,10 @@ def load_s() -> float:
     node.create_subscription(JointTrajectory, "head_controller/joint_trajectory", commands.append, 10)
     topics = [node.create_publisher(Int16MultiArray, topic, 10) for topic in ("microphone/audio", "partner/audio")]
     silence = Int16MultiArray(data=[0] * PACKET_SAMPLES)
+    joints = node.create_publisher(JointState, "joint_states", 10)
+    straight = JointState(name=list(RobotProfile.load("generic").joint_names), position=[0.0, 0.0, 0.0])
     node.create_timer(PACKET_SAMPLES / 16000, lambda: [topic.publish(silence) for topic in topics])
+    node.create_timer(0.02, lambda: joints.publish(straight))
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "timar_ros.nodes.head_node"], stdout=subprocess.DEVNULL)
     try:

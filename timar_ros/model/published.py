@@ -56,7 +56,7 @@ class PublishedConfig:
     diffusion_width: int = 1024
     diffusion_depth: int = 3
     window_turns: int = 8
-    kept_turns: int = 2
+    kept_turns: int = 1
     mask_history: bool = True
     sampling_steps: int = 5
     speech: SpeechConfig = field(default_factory=SpeechConfig)

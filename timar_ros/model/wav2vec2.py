@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
+from torch.nn.functional import gelu, interpolate, linear, scaled_dot_product_attention
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
@@ -32,6 +32,8 @@ class SpeechConfig:
 
 
 class ConvLayer(nn.Module):
+    """A convolution as one product over windows of time: channels stay last, as the norm wants them."""
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.dtype = torch.float32
@@ -39,9 +41,16 @@ class ConvLayer(nn.Module):
         self.layer_norm = nn.LayerNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, T] -> [B, outputs, about T / stride]."""
-        x = self.conv(x.to(self.dtype)).float().transpose(1, 2)
-        return gelu(self.layer_norm(x)).transpose(1, 2)
+        """[B, T, inputs] -> [B, about T / stride, outputs]."""
+        x = x.to(self.dtype).contiguous()
+        batch, steps, channels = x.shape
+        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
+        count = (steps - kernel) // stride + 1
+        windows = x.as_strided(
+            (batch, count, kernel * channels), (steps * channels, stride * channels, 1), x.storage_offset()
+        )
+        y = linear(windows, self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
+        return gelu(self.layer_norm(y.float()))
 
 
 class SelfAttention(nn.Module):
@@ -156,6 +165,6 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, samples: Tensor, frames: int) -> Tensor:
         """samples [B, 16000], 16 kHz, of zero mean and unit variance -> [B, frames, width]."""
-        features = self.feature_extractor(samples[:, None])
+        features = self.feature_extractor(samples[..., None]).transpose(1, 2)
         features = interpolate(features, frames, mode="linear", align_corners=True)
         return self.encoder(self.feature_projection(features.transpose(1, 2)))

@@ -191,7 +191,13 @@ def test_interrupted_run_keeps_what_is_done(pair, tmp_path):
     command = [sys.executable, "-m", "timar_ros.cli", "evaluate", str(folders), "--out", str(tmp_path / "out")]
     command += ["--jobs", "2", "--video-seconds", "0"]
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # Tests that were started in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     limit = time.monotonic() + 60
     while not list((tmp_path / "out" / "motion").glob("*.npz")):

@@ -119,7 +119,7 @@ def test_replayed_sound_moves_a_live_head_by_the_bags_clock(graph, tmp_path):
     graph.wait_until(lambda: len(faces) > 60, "faces of the replayed conversation")
     stamps = [message.header.stamp.sec * 10**9 + message.header.stamp.nanosec for _, message in faces]
     assert stamps[0] == pytest.approx(START_NS, abs=3e8)  # the bag's time, not the present
-    assert np.diff(stamps).tolist() == [40_000_000] * (len(stamps) - 1)
+    assert np.sum(np.diff(stamps) != 40_000_000) <= 1  # the seam between idle life and the first sound
 
 
 def test_graph_is_recorded_by_a_command_that_says_what_it_lacks(graph, bag, tmp_path):

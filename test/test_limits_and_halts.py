@@ -29,7 +29,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from timar_ros.motion.retarget import Retargeter
 from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
-from timar_ros.nodes.body import LATCHED
+from timar_ros.nodes.topics import LATCHED
 from timar_ros.rates import FRAME_NS
 from timar_ros.robot.profile import RobotProfile
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from geometry_msgs.msg import PointStamped, QuaternionStamped
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -27,6 +27,7 @@ from timar_ros.nodes.frames_of_reference import FramesOfReference
 from timar_ros.nodes.neck import Neck
 from timar_ros.nodes.parameters import Parameters
 from timar_ros.nodes.playout import Playout
+from timar_ros.nodes.topics import LATCHED
 from timar_ros.rates import FRAME_NS
 from timar_ros.robot.description import read_description, tightened
 from timar_ros.robot.profile import RobotProfile
@@ -36,8 +37,6 @@ STALL_NS = 300_000_000
 Motion that is due longer ago is not shown."""
 
 _CLOCK_LEAP_NS = 1_000_000_000
-
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Body:

@@ -13,13 +13,13 @@ import sys
 
 from geometry_msgs.msg import Point
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, ColorRGBA, String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from timar_ros.nodes import runtime
 from timar_ros.nodes.parameters import Parameter, Parameters, declare
+from timar_ros.nodes.topics import LATCHED
 from timar_ros.replay.colours import FLOOR_COLOURS, PARTY_COLOURS
 from timar_ros.robot.face_map import FaceMap, weights_by_name
 from timar_ros.stream.frames import PARTNER, SELF
@@ -40,7 +40,6 @@ def parameters(face: str) -> tuple[Parameter, ...]:
 
 PARAMETERS = parameters(face="head")
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 # Where the markers stand in `marker_frame`, m: a lamp for each party beside the chest, the floor above the head.
 LAMPS = {SELF: Point(x=0.0, y=0.20, z=0.06), PARTNER: Point(x=0.0, y=-0.20, z=0.06)}

@@ -33,11 +33,12 @@ from timar_ros.model.checkpoint import load_policy
 from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.motion.retarget import Retargeter
 from timar_ros.motion.trajectory import TrajectoryPlanner
-from timar_ros.nodes.body import LATCHED, Body
+from timar_ros.nodes.body import Body
 from timar_ros.nodes.head_parameters import PARAMETERS
 from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
 from timar_ros.nodes.runtime import events_executor, run
+from timar_ros.nodes.topics import LATCHED
 from timar_ros.nodes.voices import BURST_DEPTH, Voices
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.robot.commands import joint_angles_class

@@ -2,8 +2,8 @@
 
 from timar_ros.model.precision import PRECISIONS
 from timar_ros.nodes.parameters import Parameter
+from timar_ros.nodes.topics import message_type_parameter
 from timar_ros.nodes.voices import VOICE_PARAMETERS
-from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AUTO
 from timar_ros.stream.steppers import AUTO as AUTO_PREDICTION
 from timar_ros.stream.steppers import HOP, TURN
 
@@ -107,13 +107,7 @@ PARAMETERS = (
         "trajectories' stamps: the sound's time, or zero for clocks that differ",
         choices=("timeline", "zero"),
     ),
-    Parameter(
-        "audio_message_type",
-        AUTO,
-        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
-        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
-        read_only=True,
-    ),
+    message_type_parameter("audio_message_type"),
     Parameter(
         "audio_rate",
         16000,

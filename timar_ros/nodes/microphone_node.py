@@ -18,19 +18,17 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import soxr
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
 from timar_ros.nodes.muting import MuteListener, is_muted_topic, party_of
 from timar_ros.nodes.parameters import Parameter, declare
 from timar_ros.nodes.sound_devices import DeviceKeeper, NoSoundDeviceError, open_stream
+from timar_ros.nodes.topics import message_type_parameter, publish_format
 from timar_ros.stream.audio_messages import (
-    AUDIO_MESSAGE_TYPES,
-    AUTO,
     audio_message_type,
     import_message_class,
-    make_info,
     make_message,
 )
 from timar_ros.stream.resampling import StreamResampler
@@ -90,13 +88,7 @@ PARAMETERS = (
     ),
     Parameter("rate", 16000, "published sample rate, Hz", minimum=8000, maximum=48000, read_only=True),
     Parameter("packet_ms", 10, "length of a packet, ms", minimum=1, maximum=200, read_only=True),
-    Parameter(
-        "message_type",
-        AUTO,
-        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
-        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
-        read_only=True,
-    ),
+    message_type_parameter(),
     Parameter("frame_id", "microphone", "frame_id of stamped messages", read_only=True),
     Parameter(
         "reliability",
@@ -218,7 +210,7 @@ class MicrophoneNode(Node):
                 reliability=ReliabilityPolicy[settings.reliability.upper()],
             ),
         )
-        self._publish_info()
+        publish_format(self, self._audio.topic_name, self._type, self._settings.rate)
         self._mute = MuteListener(self, is_muted_topic(party_of(self._audio.topic_name)))
         source = self._play_file if self._sound_file else self._listen_to_device
         self._device = DeviceKeeper(source, lambda: settings.retry_s, self.get_logger().error)
@@ -230,19 +222,6 @@ class MicrophoneNode(Node):
         self._device.close()
         if self._sound_file:
             self._sound_file.close()
-
-    def _publish_info(self) -> None:
-        """Tell the format where the message type does not: latched, on the topic AUDIO_info."""
-        info_type = audio_message_type(self._type).info_type
-        if info_type is None:
-            return
-        info_class = import_message_class(info_type)
-        self._info = self.create_publisher(
-            info_class,
-            self._audio.topic_name + "_info",
-            QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
-        )
-        self._info.publish(make_info(info_class, self._type, self._settings.rate))
 
     def _publish(self, samples: np.ndarray, stamp_ns: int) -> None:
         if self._mute.may_be_muted:

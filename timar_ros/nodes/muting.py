@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable
 
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
+from timar_ros.nodes.topics import LATCHED
 from timar_ros.stream.frames import PARTNER, SELF
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _VOICE_TOPIC = re.compile(
     r"(?P<namespace>.*/)(?:(?P<partner>partner/audio)|microphone/audio|[^/]+/voice|[^/]+/played)(?:_info)?$"
 )

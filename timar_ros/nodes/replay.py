@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosbags.typesys.store import Typestore
 from rosgraph_msgs.msg import Clock
@@ -29,15 +29,14 @@ from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
 from timar_ros.nodes.parameters import Parameter, declare
 from timar_ros.nodes.recorder import TypeUnknownError, import_type
+from timar_ros.nodes.topics import LATCHED, message_type_parameter, publish_format
 from timar_ros.rates import SAMPLE_RATE
 from timar_ros.replay.bag import BagMessage, read_messages
 from timar_ros.stream.audio_messages import (
-    AUDIO_MESSAGE_TYPES,
     AUTO,
     AudioDecoder,
     audio_message_type,
     import_message_class,
-    make_info,
     make_message,
 )
 from timar_ros.stream.resampling import StreamResampler
@@ -56,19 +55,12 @@ PLAYED_OUT_NS = 1_000_000_000
 """How long the clock runs on after the last sound."""
 STAMP_AT = 4
 """Where a leading stamp lies in a serialized message: behind CDR's own header."""
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 PARAMETERS = (
     Parameter("bag", "", "rosbag2 to play: its folder or file", read_only=True),
     Parameter("rate", 1.0, "times real time; other than 1 only with clock", minimum=0.05, maximum=50, read_only=True),
     Parameter("clock", False, "publish /clock with the bag's time, for nodes with use_sim_time", read_only=True),
-    Parameter(
-        "message_type",
-        AUTO,
-        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
-        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
-        read_only=True,
-    ),
+    message_type_parameter(),
     Parameter("start_s", 0.0, "where in the bag to begin, s", minimum=0, maximum=1e6, read_only=True),
     Parameter("topics", [], "further topics of the bag to publish as they are", type=list[str], read_only=True),
     Parameter(
@@ -133,7 +125,7 @@ class Replay(Node):
         if message.role in AUDIO and message.type_name != self._audio_type:
             self.get_logger().info(f"{message.topic}: {message.type_name} is published as {self._audio_type}")
             publisher = self.create_publisher(import_message_class(self._audio_type), topic, qos)
-            self._tell_format(f"{topic}_info")
+            publish_format(self, topic, self._audio_type, SAMPLE_RATE)
             return _Sender(publisher, _ConvertedAudio(self._store, message, self._info_of(message), self._audio_type))
         if (message.role or "").endswith("_info"):
             qos = LATCHED
@@ -151,13 +143,6 @@ class Replay(Node):
 
     def _info_of(self, message: BagMessage) -> BagMessage | None:
         return next((m for m in self._messages if m.role == f"{message.role}_info"), None)
-
-    def _tell_format(self, topic: str) -> None:
-        info_type = audio_message_type(self._audio_type).info_type
-        if info_type is not None:
-            kind = import_message_class(info_type)
-            publisher = self.create_publisher(kind, topic, LATCHED)
-            publisher.publish(make_info(kind, self._audio_type, SAMPLE_RATE))
 
     def _play(self) -> None:
         rate = self._settings.rate

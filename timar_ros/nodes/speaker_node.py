@@ -24,18 +24,16 @@ from std_msgs.msg import Empty, Float32
 
 from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
-from timar_ros.nodes.muting import LATCHED, MuteListener, is_muted_topic
+from timar_ros.nodes.muting import MuteListener, is_muted_topic
 from timar_ros.nodes.parameters import Parameter, declare
 from timar_ros.nodes.sound_devices import DeviceKeeper, NoSoundDeviceError, open_stream
+from timar_ros.nodes.topics import LATCHED, message_type_parameter, publish_format
 from timar_ros.stream.audio_messages import (
-    AUDIO_MESSAGE_TYPES,
-    AUTO,
     AudioChunk,
     AudioDecoder,
     AudioFormat,
     audio_message_type,
     import_message_class,
-    make_info,
     make_message,
 )
 from timar_ros.stream.frames import SELF
@@ -71,13 +69,7 @@ PARAMETERS = (
         minimum=0.1,
         maximum=60,
     ),
-    Parameter(
-        "message_type",
-        AUTO,
-        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
-        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
-        read_only=True,
-    ),
+    message_type_parameter(),
     Parameter(
         "rate",
         16000,
@@ -233,8 +225,7 @@ class SpeakerNode(Node):
                 self._learn_format,
                 LATCHED,
             )
-            self._played_info = self.create_publisher(import_message_class(info_type), "~/played_info", LATCHED)
-            self._played_info.publish(make_info(import_message_class(info_type), name, settings.rate))
+        publish_format(self, "~/played", name, settings.rate)
         self.create_subscription(Empty, audio.topic_name + "_flush", self._flush, QoSProfile(depth=1))
         self._playout_ms = USUAL_PLAYOUT_MS
         self.create_subscription(Float32, f"{settings.head}/playout_delay", self._learn_delay, LATCHED)

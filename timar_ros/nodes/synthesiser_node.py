@@ -22,15 +22,12 @@ from std_srvs.srv import Trigger
 
 from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
-from timar_ros.nodes.muting import LATCHED
 from timar_ros.nodes.parameters import Parameter, declare
+from timar_ros.nodes.topics import message_type_parameter, publish_format
 from timar_ros.nodes.voices import BURST_DEPTH
 from timar_ros.stream.audio_messages import (
-    AUDIO_MESSAGE_TYPES,
-    AUTO,
     audio_message_type,
     import_message_class,
-    make_info,
     make_message,
 )
 from timar_ros.stream.synthesis import ENGINES, Synthesiser, sentences
@@ -48,13 +45,7 @@ PARAMETERS = (
     ),
     Parameter("rate", 16000, "published sample rate, Hz", minimum=8000, maximum=48000, read_only=True),
     Parameter("packet_ms", 50, "length of a packet, ms", minimum=5, maximum=500, read_only=True),
-    Parameter(
-        "message_type",
-        AUTO,
-        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
-        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
-        read_only=True,
-    ),
+    message_type_parameter(),
     Parameter("keyboard", False, "say the lines that are typed; an empty one breaks off", read_only=True),
     Parameter("head", "head", "name of the head node, whose ~/flush breaks off what is said", read_only=True),
 )
@@ -70,10 +61,7 @@ class SynthesiserNode(Node):
         self._type = audio_message_type(settings.message_type).name
         self._class = import_message_class(self._type)
         self._audio = self.create_publisher(self._class, "microphone/audio", QoSProfile(depth=BURST_DEPTH))
-        if info_type := audio_message_type(self._type).info_type:
-            info_class = import_message_class(info_type)
-            self._info = self.create_publisher(info_class, self._audio.topic_name + "_info", LATCHED)
-            self._info.publish(make_info(info_class, self._type, settings.rate))
+        publish_format(self, self._audio.topic_name, self._type, settings.rate)
         self._flush = self.create_client(Trigger, f"{settings.head}/flush")
         self.create_subscription(Empty, f"{settings.head}/voice_flush", self._forget, QoSProfile(depth=1))
         self._texts: SimpleQueue[tuple[int, str] | None] = SimpleQueue()

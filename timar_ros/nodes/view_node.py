@@ -18,7 +18,7 @@ from rcl_interfaces.msg import ParameterEvent, ParameterType
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.parameter_client import AsyncParameterClient
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
@@ -26,6 +26,7 @@ from std_srvs.srv import SetBool
 
 from timar_ros.nodes import runtime
 from timar_ros.nodes.parameters import Parameter, declare
+from timar_ros.nodes.topics import LATCHED
 from timar_ros.robot.face_map import FaceMap
 from timar_ros.stream.frames import PARTNER, SELF
 from timar_ros.view.page import RATE_HZ, Page
@@ -38,7 +39,6 @@ PARAMETERS = (
     Parameter("face", "head", "face map of that robot: a name under config/faces/ or a YAML file", read_only=True),
 )
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Joint states come 100 times a second, and only the newest matters.
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 ANSWER_S = 3.0

@@ -18,13 +18,12 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, Empty, Float32
 from std_srvs.srv import SetBool, Trigger
 
-from timar_ros.nodes.muting import LATCHED, is_muted_topic
+from timar_ros.nodes.muting import is_muted_topic
 from timar_ros.nodes.parameters import Parameter, Parameters
+from timar_ros.nodes.topics import LATCHED, publish_format
 from timar_ros.stream.audio_messages import (
     AudioChunk,
-    audio_message_type,
     import_message_class,
-    make_info,
     make_message,
 )
 from timar_ros.stream.echo import EchoCanceller
@@ -154,10 +153,7 @@ class Voices:
         self._voice = node.create_publisher(self._class, "~/voice", QoSProfile(depth=100))
         self._flushed = node.create_publisher(Empty, "~/voice_flush", QoSProfile(depth=1))
         self._publishers += [self._voice, self._flushed]
-        if info_type := audio_message_type(self._type_name).info_type:
-            info_class = import_message_class(info_type)
-            info = node.create_publisher(info_class, "~/voice_info", LATCHED)
-            info.publish(make_info(info_class, self._type_name, rate))
+        if info := publish_format(node, "~/voice", self._type_name, rate):
             self._publishers.append(info)
         self._timers.append(node.create_timer(PACKET_MS / 1000, self._speak))
 

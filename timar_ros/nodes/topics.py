@@ -1,0 +1,40 @@
+"""What topics of several nodes have in common: latching, the type of audio messages, and who tells its format."""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from timar_ros.nodes.parameters import Parameter
+from timar_ros.stream.audio_messages import (
+    AUDIO_MESSAGE_TYPES,
+    AUTO,
+    audio_message_type,
+    import_message_class,
+    make_info,
+)
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def message_type_parameter(name: str = "message_type") -> Parameter:
+    """The parameter that says in which type audio comes and goes."""
+    return Parameter(
+        name,
+        AUTO,
+        "type of the audio messages; auto: AudioDataStamped where audio_common_msgs is installed, else Int16MultiArray",
+        choices=(AUTO, *AUDIO_MESSAGE_TYPES),
+        read_only=True,
+    )
+
+
+def publish_format(node: Node, topic: str, type_name: str, rate: int) -> Publisher | None:
+    """Tell the audio format of `topic` on `topic`_info, latched; None where the messages tell it themselves."""
+    info_type = audio_message_type(type_name).info_type
+    if info_type is None:
+        return None
+    info_class = import_message_class(info_type)
+    publisher = node.create_publisher(info_class, f"{topic}_info", LATCHED)
+    publisher.publish(make_info(info_class, type_name, rate))
+    return publisher

@@ -72,17 +72,17 @@ def test_weights_of_the_wrong_shape_are_named(folder):
 
 def test_missing_and_unexpected_weights_are_named(folder):
     weights = load_file(folder / "weights.safetensors")
-    weights["stranger"] = weights.pop("mask_token")
+    weights["stranger"] = weights.pop("unseen_token")
     save_file(weights, folder / "weights.safetensors")
-    with pytest.raises(TimarError, match="missing mask_token; unexpected stranger"):
+    with pytest.raises(TimarError, match="missing unseen_token; unexpected stranger"):
         load_policy(folder)
 
 
 def test_weights_that_are_not_finite_are_refused(folder):
     weights = load_file(folder / "weights.safetensors")
-    weights["mask_token"][0] = float("nan")
+    weights["unseen_token"][0] = float("nan")
     save_file(weights, folder / "weights.safetensors")
-    with pytest.raises(TimarError, match="mask_token holds numbers that are not finite"):
+    with pytest.raises(TimarError, match="unseen_token holds numbers that are not finite"):
         load_policy(folder)
 
 

@@ -23,7 +23,12 @@ from timar_ros.stream.turns import TurnBoundary
 
 WINDOW = 60
 SAMPLING = Sampling(
-    head_temperature=0.7, face_temperature=0.7, head_correlation_frames=3.0, face_correlation_frames=2.0
+    head_temperature=0.7,
+    eyes_temperature=0.9,
+    face_temperature=0.8,
+    head_correlation_frames=3.0,
+    eyes_correlation_frames=1.0,
+    face_correlation_frames=2.0,
 )
 
 
@@ -34,6 +39,8 @@ def small_policy() -> Policy:
     with torch.no_grad():
         network.motion_scale.uniform_(0.1, 0.5)
         network.motion_mean.uniform_(0.2, 0.4)
+        network.motion_kept[1:].uniform_(0.5, 1.0)
+        network.motion_step[1:].uniform_(0.1, 1.0)
     return Policy("small", network, CHANNELS, {})
 
 
@@ -81,13 +88,21 @@ def whole_pass(
     )
     frame = torch.arange(count)[None]
     starts = torch.tensor([[max(s for s in turn_starts if s <= f) for f in range(count)]])
+    given = network.normalise(torch.from_numpy(motion[None, :count]))
+    basis, lag = torch.zeros(1, count, 2 * len(CHANNELS)), torch.zeros_like(frame)
+    if new.start > 0:
+        newest, before = given[:, new.start - 1], given[:, max(new.start - 2, 0)]
+        basis[:, new.start :] = torch.cat([newest, (newest - before) / network.motion_step[1]], dim=1)[:, None]
+        lag[:, new.start :] = 1 + torch.arange(len(new))
     inputs = FrameInputs(
         own_speech=speech[0],
         partner_speech=speech[1],
         own_heard=torch.tensor([[f.own_heard for f in frames[:count]]]),
         partner_heard=torch.tensor([[f.partner_heard for f in frames[:count]]]),
-        own_motion=network.normalise(torch.from_numpy(motion[None, :count])),
+        own_motion=given,
         own_given=frame < new.start,
+        basis=basis,
+        lag=lag,
         partner_motion=network.normalise(torch.from_numpy(faces[None].astype(np.float32))),
         partner_seen=seen,
         turn_place=frame - starts,
@@ -95,20 +110,16 @@ def whole_pass(
     )
     mask = attention_mask(frame, starts, torch.full_like(frame, -1), WINDOW)
     z = network.encode(inputs, frame.numpy(), mask)
-    correlation = np.where(
-        np.arange(len(CHANNELS)) < 3,
-        SAMPLING.head_correlation_frames,
-        SAMPLING.face_correlation_frames,
-    )
-    noise = FrameNoise(seed, 5, correlation)
+    noise = FrameNoise(seed, 5, SAMPLING.correlations())
     draws = torch.from_numpy(np.stack([noise.at(f) for f in new], axis=1))
     drawn = diffusion.sample(
         network.diffusion,
         diffusion.make_schedule(5),
         z[0, new.start :],
         draws,
-        SAMPLING.face_temperature,
+        torch.from_numpy(SAMPLING.temperatures()),
     )
+    drawn = network.from_change(drawn, basis[0, new.start :], lag[0, new.start :])
     drawn = network.denormalise(drawn).numpy()
     drawn[:, 3:] = drawn[:, 3:].clip(0, 1)
     return drawn
@@ -233,6 +244,8 @@ def test_distances_alone_count_however_long_the_conversation():
             *(torch.ones(1, frames, dtype=torch.bool) for _ in range(2)),
             torch.randn(1, frames, 55, generator=g),
             torch.arange(frames)[None] < 18,
+            torch.randn(1, frames, 110, generator=g),
+            torch.zeros(1, frames, dtype=torch.long),
             torch.randn(1, frames, 55, generator=g),
             torch.zeros(1, frames, dtype=torch.bool),
             torch.arange(frames)[None],

@@ -1,8 +1,8 @@
 """Conversations on disk in DualTalk's layout, and training windows cut from them.
 
 A folder holds NAME_speaker1.wav/.npz and NAME_speaker2.wav/.npz: 16 kHz mono voices of equal length, and motion at
-25 frames a second (`motion` [T, 55] in the channels of motion/channels.py). Turns come from the same voice activity
-and segmentation as live, computed once and kept in NAME_turns.npy beside the data.
+25 frames a second (`motion` [T, 55] in the channels of motion/channels.py, or FLAME's `exp` and `pose`). Turns come
+from the same voice activity and segmentation as live, computed once and kept in NAME_turns.npy beside the data.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from tqdm import tqdm
 from timar_ros.errors import TimarError
 from timar_ros.learn.augment import degrade
 from timar_ros.model.features import CONTEXT_SAMPLES
-from timar_ros.motion.channels import CHANNELS, MOTION_DIM
+from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
+from timar_ros.motion.flame import ExpressionMap, from_flame
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.replay.motion_track import FLAME, MotionTrack, load_motion
 from timar_ros.stream.turns import TurnSegmenter
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Two parties' voices [2, n] int16 and motion [2, T, 55] float32, with the first frame of each turn."""
+    """Two parties' voices [2, n] int16 and motion [2, T, 55] float32, with the first frame of each turn.
+
+    `known` [55] bool says which channels the motion tells of; the others are 0.
+    """
 
     name: str
     voices: np.ndarray
     motion: np.ndarray
+    known: np.ndarray
     turn_starts: np.ndarray
 
     @property
@@ -38,8 +44,14 @@ class Conversation:
         return self.motion.shape[1]
 
 
-def load_conversations(folder: str | Path, jobs: int = -1) -> list[Conversation]:
+def load_conversations(
+    folder: str | Path, expression: ExpressionMap | None = None, jobs: int = -1
+) -> list[Conversation]:
     """All conversations of a folder, in the order of their names.
+
+    Args:
+        expression: what the expressions of FLAME motion are as blendshapes; without it only the head's rotation and
+            the jaw are known of such motion.
 
     Raises:
         TimarError: there is none, or a file is not of the layout.
@@ -51,22 +63,50 @@ def load_conversations(folder: str | Path, jobs: int = -1) -> list[Conversation]
             "or give DualTalk's folder"
         )
     load = joblib.delayed(load_conversation)
-    pending = joblib.Parallel(n_jobs=jobs, return_as="generator")(load(Path(folder), name) for name in names)
+    pending = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        load(Path(folder), name, expression) for name in names
+    )
     return list(tqdm(pending, total=len(names), desc="reading conversations", unit="conversation"))
 
 
-def load_conversation(folder: Path, name: str) -> Conversation:
+def load_conversation(folder: Path, name: str, expression: ExpressionMap | None = None) -> Conversation:
     """One conversation; its turns are computed and kept when they are not there yet."""
-    voices, motion = zip(
-        *(_load_party(folder / f"{name}_{speaker}") for speaker in ("speaker1", "speaker2")),
-        strict=True,
-    )
-    frames = min(*(len(voice) // FRAME_SAMPLES for voice in voices), *(len(track) for track in motion))
-    voices = np.stack([voice[: frames * FRAME_SAMPLES] for voice in voices])
+    stems = [folder / f"{name}_{speaker}" for speaker in ("speaker1", "speaker2")]
+    voices = [_load_voice(stem.with_name(stem.name + ".wav")) for stem in stems]
+    tracks = [load_motion(stem.with_name(stem.name + ".npz")) for stem in stems]
+    frames = min(*(len(voice) // FRAME_SAMPLES for voice in voices), *(len(track) for track in tracks))
+    both = np.stack([voice[: frames * FRAME_SAMPLES] for voice in voices])
     turns = folder / f"{name}_turns.npy"
     if not turns.exists():
-        np.save(turns, find_turn_starts(voices))
-    return Conversation(name, voices, np.stack([track[:frames] for track in motion]), np.load(turns))
+        np.save(turns, find_turn_starts(both))
+    motion = np.stack([_as_channels(track.cut(frames), expression) for track in tracks])
+    known = np.logical_and.reduce([_known(track, expression) for track in tracks])
+    return Conversation(name, both, motion, known, np.load(turns))
+
+
+def _load_voice(wav: Path) -> np.ndarray:
+    """16 kHz mono int16 [n]."""
+    try:
+        voice, rate = soundfile.read(wav, dtype="int16", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise TimarError(f"{wav} cannot be read as sound ({error}); each NAME_speaker1 and 2 needs .wav") from error
+    if rate != SAMPLE_RATE or voice.shape[1] != 1:
+        raise TimarError(f"{wav}: {voice.shape[1]} channels at {rate} Hz; mono at {SAMPLE_RATE} Hz is expected")
+    return voice[:, 0]
+
+
+def _as_channels(track: MotionTrack, expression: ExpressionMap | None) -> np.ndarray:
+    return (from_flame(track.values, expression) if track.kind == FLAME else track.values).astype(np.float32)
+
+
+def _known(track: MotionTrack, expression: ExpressionMap | None) -> np.ndarray:
+    """[55] bool: the channels that a file's motion tells of."""
+    if track.kind != FLAME:
+        return np.ones(MOTION_DIM, bool)
+    known = np.array([name in (*HEAD_CHANNELS, "jawOpen") for name in CHANNELS])
+    if expression is not None:
+        known[len(HEAD_CHANNELS) :] |= expression.matrix.any(axis=1)
+    return known
 
 
 def find_turn_starts(voices: np.ndarray) -> np.ndarray:
@@ -78,33 +118,13 @@ def find_turn_starts(voices: np.ndarray) -> np.ndarray:
     return np.unique(starts)
 
 
-def _load_party(stem: Path) -> tuple[np.ndarray, np.ndarray]:
-    wav, npz = stem.with_name(stem.name + ".wav"), stem.with_name(stem.name + ".npz")
-    try:
-        voice, rate = soundfile.read(wav, dtype="int16", always_2d=True)
-        with np.load(npz) as arrays:
-            motion, channels = (
-                arrays["motion"].astype(np.float32),
-                tuple(map(str, arrays["channels"])),
-            )
-    except (OSError, KeyError, ValueError, soundfile.LibsndfileError) as error:
-        raise TimarError(f"{stem}: .wav and .npz with `motion` and `channels` are expected ({error})") from error
-    if rate != SAMPLE_RATE or voice.shape[1] != 1:
-        raise TimarError(f"{wav}: {voice.shape[1]} channels at {rate} Hz; mono at {SAMPLE_RATE} Hz is expected")
-    if channels != CHANNELS or motion.shape[1:] != (MOTION_DIM,) or not np.isfinite(motion).all():
-        raise TimarError(
-            f"{npz}: `motion` must be finite numbers [frames, {MOTION_DIM}] "
-            "in the channels of timar_ros.motion.channels"
-        )
-    return voice[:, 0], motion
-
-
 @dataclass(frozen=True)
 class OpenTurns:
     """Copies of unfinished turns of a window, side by side: what the network is asked to complete.
 
     Each field is [slots]: the frame of the window that a slot copies, its place in the turn, the number of its
-    copy, its turn's first frame, and whether its motion is to be drawn.
+    copy, its turn's first frame, whether its motion is to be drawn, and the last frame before that whose motion is
+    given (-1: the window begins here).
     """
 
     frame: np.ndarray
@@ -112,10 +132,13 @@ class OpenTurns:
     copy: np.ndarray
     turn_start: np.ndarray
     masked: np.ndarray
+    basis: np.ndarray
 
 
 # A floor change is known up to this many frames late; until then its frames still count to the old turn.
 LATEST_DECISION_FRAMES = 12
+# Most hops have few frames; the others have as many new ones as a turn can.
+USUAL_HOP_FRAMES, MANY_NEW = 4, 0.25
 
 
 def draw_open_turns(
@@ -140,7 +163,7 @@ def draw_open_turns(
             free,
         )
         length = int(rng.integers(1, longest + 1))
-        new = int(rng.integers(1, length + 1 if rng.random() < 0.4 else min(length, 4) + 1))
+        new = int(rng.integers(1, length + 1 if rng.random() < MANY_NEW else min(length, USUAL_HOP_FRAMES) + 1))
         place = np.arange(length)
         parts.append(
             (
@@ -149,11 +172,11 @@ def draw_open_turns(
                 np.full(length, len(parts)),
                 np.full(length, start),
                 place >= length - new,
+                np.full(length, start + length - new - 1),
             )
         )
         free -= length
-    frame, place, copy, turn_start, masked = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return OpenTurns(frame, place, copy, turn_start, masked)
+    return OpenTurns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)

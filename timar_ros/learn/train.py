@@ -12,10 +12,13 @@ Several GPUs, or machines: torchrun --nproc-per-node 4 -m timar_ros.cli train --
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
+import ctypes
 import math
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,22 +27,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
-from timar_ros.model.checkpoint import save_policy
+from timar_ros.learn.watching import write_sample_video
+from timar_ros.model.checkpoint import Policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
 from timar_ros.model.network import TOKENS_PER_FRAME, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.motion.flame import ExpressionMap
 
 JAW = CHANNELS.index("jawOpen")
-HEAD = slice(0, len(HEAD_CHANNELS))
-FACE = slice(len(HEAD_CHANNELS), len(CHANNELS))
+# How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
+NOISE_FRAMES = 1.0
+
+# A part of the windows begins where no person was and comes back with this time constant.
+ASTRAY_SHARE, RETURN_FRAMES, SLOW_FRAMES = 0.4, 40.0, 8
+
+# What a run is measured by meanwhile: the same windows each time.
+LOOK_WINDOWS, LOOK_SEED = 12, 0
 
 # In bits the variational term is tens of times the squared error at first and would drown it.
 VARIATIONAL_WEIGHT = 0.01
@@ -65,8 +77,9 @@ class Recipe:
     weight_decay: float = 0.02
     ema: float = 0.995
     draws: int = 4
-    history_dropped: float = 0.5
+    history_dropped: float = 0.2
     history_noise: float = 0.5
+    astray: float = 3.0
     partner_seen: float = 0.15
     seed: int = 0
 
@@ -78,11 +91,20 @@ def batch_inputs(
 
     Returns:
         inputs and frame numbers [B, T + S] (history, then open turns), attention mask [B, 1, 4 (T + S), 4 (T + S)],
-        own motion of the open turns' frames [B, S, 55] in normalised units, and where it is to be drawn [B, S].
+        what is to be drawn of the open turns' frames [B, S, 55] (`TimarNetwork.to_change`), and where [B, S].
     """
 
+    device = network.motion_mean.device
+
     def stack(arrays: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays))
+        return torch.from_numpy(np.stack(arrays)).to(device)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device)
+
+    def uniform(most: float) -> Tensor:
+        """[B, 1, 1], one number for each window."""
+        return torch.from_numpy(rng.uniform(0, most, (batch, 1, 1)).astype(np.float32)).to(device)
 
     batch, frames = len(windows), windows[0].motion.shape[1]
     speech = log_mel(stack([window.voices for window in windows]))
@@ -94,14 +116,26 @@ def batch_inputs(
 
     def copied(values: Tensor) -> Tensor:
         """[B, T, ...] -> [B, T + S, ...]."""
-        return values[torch.arange(batch)[:, None], frame]
+        return values[rows, frame]
 
-    own = copied(motion[:, 0])
-    drop = torch.from_numpy(rng.random(batch) < recipe.history_dropped)[:, None]
+    rows = torch.arange(batch, device=device)[:, None]
+    drop = uniform(1.0)[..., 0] < recipe.history_dropped
     masked = masked | drop  # where no motion is given, every frame of an open turn can be asked for
-    noise = torch.from_numpy(rng.standard_normal(own.shape, dtype=np.float32))
-    strength = torch.from_numpy(rng.uniform(0, recipe.history_noise, (batch, 1, 1)).astype(np.float32))
-    to_draw = torch.cat([torch.zeros(batch, frames, dtype=torch.bool), masked], dim=1)
+    # What was drawn may drift to where no person was; the network learns the way back, in channels that move slowly.
+    astray = normal(batch, 1, motion.shape[-1]) * uniform(recipe.astray)
+    astray *= (uniform(1.0) < ASTRAY_SHARE) & ~drop[..., None]
+    way_back = torch.exp(-torch.arange(frames, device=device)[:, None] / RETURN_FRAMES)
+    motion[:, 0] += astray * network.motion_kept[SLOW_FRAMES] * way_back
+    # Live, what was drawn before is not quite what a person would have done; the network learns to come back from it.
+    noise = normal(batch, frames, motion.shape[-1]) * uniform(recipe.history_noise)
+    given = motion[:, 0] + network.motion_step[1] * noise
+    last = stack([turn.basis for turn in turns])
+    known = (last >= 0) & ~drop
+    lag = torch.where(known, frame[:, frames:] - last, 0)
+    newest, before = given[rows, last.clamp(min=0)], given[rows, (last - 1).clamp(min=0)]
+    basis = torch.cat([newest, (newest - before) / network.motion_step[1]], dim=2) * known[..., None]
+    target = network.to_change(copied(motion[:, 0])[:, frames:], basis, lag)
+    to_draw = torch.cat([torch.zeros_like(masked[:, :1]).expand(-1, frames), masked], dim=1)
     starts = [
         np.maximum.accumulate(np.where(np.isin(np.arange(frames), w.turn_starts), np.arange(frames), 0))
         for w in windows
@@ -109,24 +143,26 @@ def batch_inputs(
     turn_start = stack([np.concatenate([start, turn.turn_start]) for start, turn in zip(starts, turns, strict=True)])
     # History is copy -1, so that a copy's turn is told from the closed turn it was cut from.
     copy = stack([np.concatenate([np.full(frames, -1), turn.copy]) for turn in turns])
-    seen = torch.from_numpy(rng.random(batch) < recipe.partner_seen)[:, None].expand(-1, frame.shape[1])
+    seen = (uniform(1.0)[..., 0] < recipe.partner_seen).expand(-1, frame.shape[1])
     inputs = FrameInputs(
         own_speech=copied(speech[:, 0]),
         partner_speech=copied(speech[:, 1]),
         own_heard=copied(heard[:, 0]),
         partner_heard=copied(heard[:, 1]),
-        own_motion=own + strength * noise,
+        own_motion=copied(given),
         own_given=~to_draw & ~drop,
+        basis=torch.cat([basis.new_zeros(batch, frames, basis.shape[2]), basis * masked[..., None]], dim=1),
+        lag=torch.cat([lag.new_zeros(batch, frames), lag * masked], dim=1),
         partner_motion=copied(motion[:, 1]),
         partner_seen=seen,
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
-        lookahead=torch.tensor([window.lookahead for window in windows])[:, None].expand(frame.shape),
+        lookahead=torch.tensor([w.lookahead for w in windows], device=device)[:, None].expand(frame.shape),
     )
     return (
         inputs,
         frame,
         attention_mask(frame, turn_start, copy, network.config.window_frames),
-        own[:, frames:],
+        target,
         masked,
     )
 
@@ -144,36 +180,45 @@ def attention_mask(frame: Tensor, turn_start: Tensor, copy: Tensor, window_frame
 
 
 class Objective(nn.Module):
-    """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term."""
+    """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term.
 
-    def __init__(self, network: TimarNetwork, recipe: Recipe) -> None:
+    Args:
+        known: [55] bool, the channels that the data tells of; of the others nothing is learned.
+    """
+
+    def __init__(self, network: TimarNetwork, recipe: Recipe, known: np.ndarray | None = None) -> None:
         super().__init__()
         self.network = network
         self._recipe = recipe
         self._schedule = make_schedule()
+        known = np.ones(len(CHANNELS), bool) if known is None else known
+        channels = np.arange(len(CHANNELS))
+        groups = {"head": channels < len(HEAD_CHANNELS), "jaw": channels == JAW, "face": channels >= len(HEAD_CHANNELS)}
+        self._groups = {name: np.flatnonzero(group & known).tolist() for name, group in groups.items()}
 
     def forward(self, windows: list[Window], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, and its parts for the log."""
         network, schedule, draws = self.network, self._schedule, self._recipe.draws
-        device = network.motion_mean.device
         inputs, frame, mask, target, masked = batch_inputs(windows, network, self._recipe, rng)
-        inputs = FrameInputs(**{name: value.to(device) for name, value in vars(inputs).items()})
+        device = target.device
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            z = network.encode(inputs, frame.numpy(), mask.to(device))
-        masked = masked.to(device)
+            z = network.encode(inputs, frame.cpu().numpy(), mask)
         z = z[:, -masked.shape[1] :][masked].float().repeat(draws, 1)
-        target = target.to(device)[masked].repeat(draws, 1)
+        noise = torch.from_numpy(correlated_noise(rng, (draws, *target.shape), NOISE_FRAMES)).to(device)
+        noise = noise[:, masked].flatten(0, 1)
+        target = target[masked].repeat(draws, 1)
         # The more noise, the more of the answer must come from z: step numbers are drawn with density rising linearly.
         step = torch.from_numpy((len(schedule) * np.sqrt(rng.random(len(target)))).astype(np.int64)).to(device)
-        noise = torch.from_numpy(rng.standard_normal(target.shape, dtype=np.float32)).to(device)
         error, variational = training_terms(network.diffusion, schedule, target, z, step, noise)
-        parts = {
-            "head": error[:, HEAD].mean(),
-            "jaw": error[:, JAW].mean(),
-            "face": error[:, FACE].mean(),
-        }
+        parts = {name: error[:, group].mean() for name, group in self._groups.items() if group}
         parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
         return sum(parts.values()), {name: float(value.detach()) for name, value in parts.items()}
+
+
+def correlated_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
+    """Standard normal float32, alike along the last axis but one as stream/noise.py makes it live."""
+    white = rng.standard_normal(shape, dtype=np.float32)
+    return gaussian_filter1d(white, sigma, axis=-2, mode="wrap") * np.float32(np.sqrt(2 * sigma * np.sqrt(np.pi)))
 
 
 @dataclass(frozen=True)
@@ -242,11 +287,37 @@ def batches(
         yield ready.get()
 
 
+def known_channels(conversations: list[Conversation]) -> np.ndarray:
+    """[55] bool: what every conversation tells of."""
+    return np.logical_and.reduce([conversation.known for conversation in conversations])
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed: by default it returns large blocks to the kernel, and faulting them in
+    again for each activation takes a third to a half of a step on the CPU."""
+    if sys.platform == "linux":
+        allocator = ctypes.CDLL(None)
+        if hasattr(allocator, "mallopt"):  # glibc's
+            trim_threshold, mmap_max = -1, -4
+            allocator.mallopt(mmap_max, 0)
+            allocator.mallopt(trim_threshold, 2**31 - 1)
+
+
 def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
-    """Normalise each channel by its mean and standard deviation; channels that hardly move keep a floor."""
+    """Normalise each channel by its mean and standard deviation, and find how well its past predicts it (linear
+    regression over 1, 2, ... frames); a floor keeps channels that hardly move from being all noise."""
     motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
     network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
     network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
+    mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
+    tracks = [(track - mean) / scale for conversation in conversations for track in conversation.motion]
+    for lag in range(1, len(network.motion_step)):
+        together = np.mean([np.mean(track[lag:] * track[:-lag], axis=0) for track in tracks], axis=0)
+        alone = np.mean([np.mean(track[:-lag] ** 2, axis=0) for track in tracks], axis=0)
+        kept = (together / alone.clip(1e-6)).clip(0.0, 1.0)
+        square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in tracks], axis=0)
+        network.motion_kept[lag] = torch.from_numpy(kept)
+        network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
 
 
 class Run:
@@ -313,6 +384,25 @@ class Run:
         part.replace(self.checkpoint)
         save_policy(self.folder / "policy", self.averaged.module, CHANNELS, {})
 
+    def look(self, held_out: list[Conversation] | None, conversations: list[Conversation]) -> None:
+        """Measure the averaged weights on conversations that are not learned from, and write a video of the first."""
+        network = self.averaged.module.eval()
+        if held_out:
+            rng = np.random.default_rng(LOOK_SEED)
+            recipe, longest = self.recipe, network.config.max_turn_frames
+            windows = [
+                draw_window(rng, held_out, recipe.short_window_frames, recipe.short_open_slots, longest)
+                for _ in range(LOOK_WINDOWS)
+            ]
+            with torch.no_grad():
+                loss, parts = Objective(network, recipe, known_channels(held_out))(windows, rng)
+            with (self.folder / "held_out.csv").open("a", newline="", encoding="utf-8") as log:
+                csv.writer(log).writerow([self.step, f"{loss:.5f}", *(f"{value:.5f}" for value in parts.values())])
+        samples = self.folder / "samples"
+        samples.mkdir(exist_ok=True)
+        policy = Policy("training", copy.deepcopy(network).cpu(), CHANNELS, {})
+        write_sample_video(policy, (held_out or conversations)[0], samples / f"step_{self.step:06d}.mp4")
+
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to a twentieth."""
         recipe = self.recipe
@@ -321,10 +411,21 @@ class Run:
         progress = (self.step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
         return recipe.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
-    def train(self, conversations: list[Conversation], until: int | None = None, save_every_s: float = 300.0) -> None:
-        """Train to the recipe's last step, or to step `until`; Ctrl-C saves and stops."""
+    def train(
+        self,
+        conversations: list[Conversation],
+        until: int | None = None,
+        held_out: list[Conversation] | None = None,
+        look_every: int = 500,
+        save_every_s: float = 300.0,
+    ) -> None:
+        """Train to the recipe's last step, or to step `until`; Ctrl-C saves and stops.
+
+        Every `look_every` steps the first worker measures the averaged weights' loss on `held_out` (held_out.csv) and
+        writes a video of its first conversation (samples/); without `held_out`, a video of the first learned from.
+        """
         recipe, first, saved = self.recipe, self.workers.rank == 0, time.monotonic()
-        objective = self.workers.shared(Objective(self.network, recipe))
+        objective = self.workers.shared(Objective(self.network, recipe, known_channels(conversations)))
         log = (self.folder / "metrics.csv" if first else Path(os.devnull)).open("a", newline="", encoding="utf-8")
         progress = tqdm(total=recipe.steps, initial=self.step, unit="step", mininterval=5.0, disable=not first)
         try:
@@ -351,6 +452,8 @@ class Run:
                     log.flush()
                     self.save()
                     saved = time.monotonic()
+                if first and look_every and self.step % look_every == 0:
+                    self.look(held_out, conversations)
                 if self.step == until:
                     break
         finally:
@@ -367,6 +470,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the run; an unfinished run there is resumed",
     )
     parser.add_argument(
+        "--held-out", type=Path, metavar="DIR", help="conversations to measure by and not to learn from"
+    )
+    parser.add_argument(
+        "--look-every", type=int, default=500, help="steps from one measurement and sample video to the next; 0: none"
+    )
+    parser.add_argument(
+        "--expression", type=Path, metavar="CSV", help="what FLAME's expressions are as blendshapes (motion/flame.py)"
+    )
+    parser.add_argument(
         "--until", type=int, help="stop after this step; the same command without it goes on from there"
     )
     for name, default in asdict(Recipe()).items():
@@ -380,16 +492,19 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     config = NetworkConfig(width=args.width, blocks=args.blocks, heads=args.heads)
     args.out.mkdir(parents=True, exist_ok=True)
+    expression = ExpressionMap.load(args.expression) if args.expression else None
+    keep_memory()
     workers = Workers.join()
     try:
         if workers.rank:
             workers.wait_for_first()  # it finds the turns and keeps them beside the data
-        conversations = load_conversations(args.data)
+        conversations = load_conversations(args.data, expression)
+        held_out = load_conversations(args.held_out, expression) if args.held_out else None
         if not workers.rank:
             workers.wait_for_first()
         training = Run(args.out, config, recipe, conversations, workers)
         training.resume()
-        training.train(conversations, args.until)
+        training.train(conversations, args.until, held_out, args.look_every)
     finally:
         workers.leave()
     if workers.rank == 0:

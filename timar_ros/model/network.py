@@ -13,6 +13,10 @@ Where it differs from the published network, and why:
   the cache is a ring.
 - A motion token starts from its party's speech of that frame, too. Left to attention alone, a network of this size
   needs hundreds of steps of training before it finds the voice at all.
+- What is drawn is how a channel differs from what its last given value alone would predict (`motion_kept` of it is
+  still there after so many frames), in units of how far that prediction usually is off (`motion_step`); the masked
+  token is told that motion and how it moved. Drawn as a whole, a frame must find its neighbours' place to a hundredth
+  of the range again each time, and shakes by what it misses.
 - Speech comes as log-mel frames without look-ahead instead of wav2vec 2.0, whose 315 M parameters see whole seconds.
 """
 
@@ -42,6 +46,9 @@ class FrameInputs:
         own_heard, partner_heard: [B, T] bool; where False, the network is told that the voice is not known.
         own_motion: [B, T, motion_dim] in normalised units; counts only where own_given.
         own_given: [B, T] bool; False marks motion that is masked.
+        basis: [B, T, 2 motion_dim] of masked frames: the last own motion given before it in normalised units, and its
+            change over the frame before, in units of motion_step[1]; zeros where none is given.
+        lag: [B, T] int, how many frames after its basis a masked frame lies; 0 where it has none.
         partner_motion: [B, T, motion_dim] in normalised units; counts only where partner_seen.
         partner_seen: [B, T] bool.
         turn_place: [B, T] int, the frame's place in its turn from 0.
@@ -54,6 +61,8 @@ class FrameInputs:
     partner_heard: Tensor
     own_motion: Tensor
     own_given: Tensor
+    basis: Tensor
+    lag: Tensor
     partner_motion: Tensor
     partner_seen: Tensor
     turn_place: Tensor
@@ -73,18 +82,22 @@ class TimarNetwork(nn.Module):
 
         self.speech_encoder = encoder(FEATURES_PER_FRAME)
         self.motion_encoder = encoder(config.motion_dim)
+        self.basis_encoder = encoder(2 * config.motion_dim)
         self.kind_embedding = nn.Parameter(0.02 * torch.randn(TOKENS_PER_FRAME, width))
         self.turn_place_embedding = nn.Parameter(0.02 * torch.randn(config.max_turn_frames, width))
         if config.max_lookahead_frames:
             self.lookahead_embedding = nn.Parameter(0.02 * torch.randn(config.max_lookahead_frames + 1, width))
         self.unheard_token = nn.Parameter(0.02 * torch.randn(2, width))  # own, partner
         self.unseen_token = nn.Parameter(0.02 * torch.randn(width))
-        self.mask_token = nn.Parameter(0.02 * torch.randn(width))
+        self.lag_embedding = nn.Parameter(0.02 * torch.randn(config.max_turn_frames + 1, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.diffusion = DiffusionHead(config.motion_dim, width, config.diffusion_width, config.diffusion_depth)
         self.register_buffer("motion_mean", torch.zeros(config.motion_dim))
         self.register_buffer("motion_scale", torch.ones(config.motion_dim))
+        lags = config.max_turn_frames + 1  # 0: nothing is given to start from
+        self.register_buffer("motion_kept", torch.zeros(lags, config.motion_dim))
+        self.register_buffer("motion_step", torch.ones(lags, config.motion_dim))
         half = width // config.heads // 2
         # Periods from about 6 frames (a quarter of a second) to beyond the window; float64 keeps hours exact.
         self.frequencies = 1000.0 ** (-np.arange(half, dtype=np.float64) / half)
@@ -107,7 +120,8 @@ class TimarNetwork(nn.Module):
         partner_speech = torch.where(inputs.partner_heard[..., None], speech[0], partner_unheard.to(speech.dtype))
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
-        own_motion = torch.where(inputs.own_given[..., None], motion[1], self.mask_token.to(motion.dtype))
+        masked = self.basis_encoder(inputs.basis) + self.lag_embedding[inputs.lag]
+        own_motion = torch.where(inputs.own_given[..., None], motion[1], masked.to(motion.dtype))
         if self.config.max_lookahead_frames:
             own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]
         kinds = [partner_speech, partner_motion + partner_speech, own_speech, own_motion + own_speech]
@@ -140,3 +154,10 @@ class TimarNetwork(nn.Module):
 
     def denormalise(self, motion: Tensor) -> Tensor:
         return motion * self.motion_scale + self.motion_mean
+
+    def to_change(self, motion: Tensor, basis: Tensor, lag: Tensor) -> Tensor:
+        """Motion [..., motion_dim] in normalised units -> what the diffusion head draws of it."""
+        return (motion - self.motion_kept[lag] * basis[..., : self.config.motion_dim]) / self.motion_step[lag]
+
+    def from_change(self, change: Tensor, basis: Tensor, lag: Tensor) -> Tensor:
+        return self.motion_kept[lag] * basis[..., : self.config.motion_dim] + change * self.motion_step[lag]

@@ -43,15 +43,18 @@ class Sampling:
     """How motion is drawn.
 
     Attributes:
-        head_temperature, face_temperature: scale the noise of the diffusion steps; 0 draws each step's mean.
-        head_correlation_frames, face_correlation_frames: how long noise stays alike, in frames of 40 ms
-            (standard deviation of the smoothing kernel).
+        head_temperature, eyes_temperature, face_temperature: scale the noise of the diffusion steps; 0 draws each
+            step's mean. The eyes are the channels whose names begin with eye, the face all other blendshapes.
+        head_correlation_frames, eyes_correlation_frames, face_correlation_frames: how long noise stays alike, in
+            frames of 40 ms (standard deviation of the smoothing kernel).
     """
 
     head_temperature: float = 1.0
+    eyes_temperature: float = 1.0
     face_temperature: float = 1.0
-    head_correlation_frames: float = 6.0
-    face_correlation_frames: float = 3.0
+    head_correlation_frames: float = 1.0
+    eyes_correlation_frames: float = 1.0
+    face_correlation_frames: float = 1.0
 
     @classmethod
     def from_policy(cls, policy: Policy, temperature: float = 1.0) -> Sampling:
@@ -61,14 +64,22 @@ class Sampling:
         except (TypeError, ValueError) as error:
             raise TimarError(f"policy {policy.name}: section 'sampling' of config.yaml is wrong: {error}") from error
         return replace(
-            own,
-            head_temperature=own.head_temperature * temperature,
-            face_temperature=own.face_temperature * temperature,
+            own, **{name: value * temperature for name, value in vars(own).items() if name.endswith("_temperature")}
         )
 
-    def per_channel(self, head: float, face: float) -> np.ndarray:
-        """[55] float32: one number for the head's channels, another for the face's."""
-        return np.where(np.arange(len(CHANNELS)) < len(HEAD_CHANNELS), head, face).astype(np.float32)
+    def temperatures(self) -> np.ndarray:
+        """[55] float32."""
+        return _per_channel(self.head_temperature, self.eyes_temperature, self.face_temperature)
+
+    def correlations(self) -> np.ndarray:
+        """[55] float32, frames."""
+        return _per_channel(self.head_correlation_frames, self.eyes_correlation_frames, self.face_correlation_frames)
+
+
+def _per_channel(head: float, eyes: float, face: float) -> np.ndarray:
+    return np.array(
+        [head if name in HEAD_CHANNELS else eyes if name.startswith("eye") else face for name in CHANNELS], np.float32
+    )
 
 
 class PassShape(NamedTuple):
@@ -96,7 +107,17 @@ class _Stream:
     def reset(self) -> None:
         self.open: OpenTurn | None = None
         self.next_frame: int | None = None
+        self.last_motion: np.ndarray | None = None  # the newest drawn frames, at most two, normalised units
         self.context = np.zeros((2, CONTEXT_SAMPLES), np.float32)
+
+    def remember(self, motion: np.ndarray) -> None:
+        known = motion if self.last_motion is None else np.concatenate([self.last_motion, motion])
+        self.last_motion = known[-2:]
+
+    def basis(self, step: np.ndarray) -> np.ndarray:
+        """What the next frames start from [2 dim], see model/network.py; `step` [dim] is motion_step[1]."""
+        newest = self.last_motion[-1]
+        return np.concatenate([newest, (newest - self.last_motion[0]) / step])
 
 
 class PolicyBatch:
@@ -141,10 +162,10 @@ class PolicyBatch:
         self._network: TimarNetwork = policy.network
         self._config = policy.network.config
         self._precision, self._hop_frames = precision, hop_frames
-        s = self.sampling
-        correlation = s.per_channel(s.head_correlation_frames, s.face_correlation_frames)
+        correlation = self.sampling.correlations()
         self._streams = [_Stream(FrameNoise(seed, self._config.sampling_steps, correlation)) for seed in seeds]
         self._mean, self._scale = self._network.motion_mean.cpu().numpy(), self._network.motion_scale.cpu().numpy()
+        self._step = self._network.motion_step[1].cpu().numpy()
         self._packings: dict[PassShape, Packing] = {}
         self._settle_on(choose_device(device))
         self.reset()
@@ -238,7 +259,9 @@ class PolicyBatch:
                 continue
             new = len(group[-1]) - group[-1].drawn
             motion.append(drawn[stream, :new])
-            group[-1].add_motion((motion[-1] - self._mean) / self._scale)
+            normalised = (motion[-1] - self._mean) / self._scale
+            group[-1].add_motion(normalised)
+            self._streams[stream].remember(normalised)
             for turn in group[:-1]:
                 numbers = np.arange(turn.first_frame, turn.first_frame + len(turn))
                 self._closed.frames[stream, numbers % self._closed.ring] = numbers
@@ -256,6 +279,8 @@ class PolicyBatch:
                 own_heard=(streams, frames),
                 partner_heard=(streams, frames),
                 own_given=(streams, frames),
+                basis=(streams, frames, 2 * dim),
+                lag=(streams, frames),
                 partner_seen=(streams, frames),
                 turn_place=(streams, frames),
                 turn_start=(streams, frames),  # counted from the stream's first frame in the pass; padding: never
@@ -294,7 +319,11 @@ class PolicyBatch:
                     arrays["ring_place"][stream, place] = (turn.first_frame + np.arange(len(turn))) % self._closed.ring
                 at += len(turn)
             new = np.arange(group[-1].drawn, len(group[-1]))
-            arrays["draw"][stream, : len(new)] = at - len(group[-1]) + new
+            places = at - len(group[-1]) + new
+            arrays["draw"][stream, : len(new)] = places
+            if self._streams[stream].last_motion is not None:
+                arrays["basis"][stream, places] = self._streams[stream].basis(self._step)
+                arrays["lag"][stream, places] = 1 + np.arange(len(new))
             for i, place in enumerate(new):
                 arrays["noise"][:, stream, i] = self._streams[stream].noise.at(group[-1].first_frame + int(place))
         arrays["rotation"] = self._network.rotation(numbers)
@@ -310,11 +339,14 @@ class PolicyBatch:
             partner_heard=given["partner_heard"].bool(),
             own_motion=given["own_motion"],
             own_given=given["own_given"].bool(),
+            basis=given["basis"],
+            lag=given["lag"].long(),
             partner_motion=given["partner_motion"],
             partner_seen=given["partner_seen"].bool(),
             turn_place=given["turn_place"].long(),
             lookahead=torch.full_like(given["turn_place"], self._lookahead_frames, dtype=torch.long),
         )
+        row = given["draw"].long()
         # A turn sees the turns of the pass up to itself, and what the ring holds of the window before its start.
         start = given["turn_start"]
         ring = given["ring_frame"][:, None] >= start[..., None] - self._config.window_frames
@@ -327,7 +359,7 @@ class PolicyBatch:
             mask=mask,
             cache=self._closed.keys_values,
             at=self._closed.ring * TOKENS_PER_FRAME,
-            rows=given["draw"].long() * TOKENS_PER_FRAME + OWN_MOTION,
+            rows=row * TOKENS_PER_FRAME + OWN_MOTION,
         )
         if shape.closes:
             self._closed.keep(given["ring_place"].long())
@@ -338,7 +370,9 @@ class PolicyBatch:
             given["noise"].flatten(1, 2),
             self._temperature,
         )
-        motion = self._network.denormalise(drawn).view(len(self._streams), shape.draws, -1)
+        basis = inputs.basis.gather(1, row[..., None].expand(-1, -1, inputs.basis.shape[2]))
+        drawn = drawn.view(len(self._streams), shape.draws, -1)
+        motion = self._network.denormalise(self._network.from_change(drawn, basis, inputs.lag.gather(1, row)))
         head, face = motion.split([len(HEAD_CHANNELS), motion.shape[2] - len(HEAD_CHANNELS)], dim=2)
         return torch.cat([head, face.clamp(0.0, 1.0)], dim=2)
 
@@ -372,8 +406,7 @@ class PolicyBatch:
             self._closed.keys_values.copy_(closed.keys_values)
         schedule = diffusion.make_schedule(self._config.sampling_steps)
         self._schedule = replace(schedule, original_step=schedule.original_step.to(device))
-        temperature = self.sampling.per_channel(self.sampling.head_temperature, self.sampling.face_temperature)
-        self._temperature = torch.from_numpy(temperature).to(device)
+        self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
         self._runner = StepRunner(self._advance, device)
         if device.type == "cuda":
             self._capture()

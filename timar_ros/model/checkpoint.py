@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -25,6 +25,8 @@ KINDS: dict[str, tuple[type, type]] = {
     "published": (PublishedConfig, PublishedNetwork),
 }
 
+Settings = TypeVar("Settings")
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -41,6 +43,17 @@ class Policy:
     channels: tuple[str, ...]
     sampling: dict[str, Any]
     folder: Path | None = None
+
+    def sampling_as(self, settings: type[Settings]) -> Settings:
+        """The folder's sampling settings as a class of numbers.
+
+        Raises:
+            TimarError: one is unknown or no number.
+        """
+        try:
+            return settings(**{name: float(value) for name, value in self.sampling.items()})
+        except (TypeError, ValueError) as error:
+            raise TimarError(f"policy {self.name}: section 'sampling' of config.yaml is wrong: {error}") from error
 
 
 def load_policy(name_or_folder: str | os.PathLike[str]) -> Policy:

@@ -6,14 +6,18 @@ back. On CUDA each shape becomes a graph that is replayed; on the CPU the same f
 
 from __future__ import annotations
 
+import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from timar_ros.errors import TimarError
+from timar_ros.model.precision import set_precision, to_float32
 
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -31,6 +35,62 @@ def choose_device(name: str) -> torch.device:
             "device is cuda, but torch finds no CUDA device; use device auto or cpu, or install torch for CUDA"
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+Result = TypeVar("Result")
+
+
+class OnDevice(ABC):
+    """A network and its memory on a device; when the GPU's memory runs out, both go on on the CPU.
+
+    Attributes:
+        device: where it runs now.
+        precision: what it computes in (model/precision.py).
+        fallback: why it left the GPU, or None.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
+        self.fallback: str | None = None
+        self.device = device
+        self._network = network
+        self._asked_precision = precision
+        self._or_on_cpu(self._settle)
+
+    @abstractmethod
+    def _make_memory(self) -> None:
+        """Make what depends on the device anew, and take over what the old one remembers, if there is one."""
+
+    def _settle(self) -> None:
+        self._network.to(self.device)
+        self.precision = set_precision(self._network, self._asked_precision, self.device)
+        self._make_memory()
+
+    def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
+        """Do `work`; if the GPU's memory runs out meanwhile, do it again on the CPU."""
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            if self.device.type == "cpu":
+                raise
+            self.fallback = f"the GPU's memory ran out ({str(error).splitlines()[0]}); the policy goes on on the CPU"
+        logging.getLogger(__name__).warning(self.fallback)
+        self.device = torch.device("cpu")
+        self._network.cpu()
+        to_float32(self._network)
+        self._asked_precision = "float32"
+        self._settle()
+        torch.cuda.empty_cache()
+        return work()
+
+
+def check_follows(numbers: list[int], expected: int) -> None:
+    """Frames must go on where the last hop ended.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if numbers != list(range(expected, expected + len(numbers))):
+        raise ValueError(f"frames {numbers} do not follow on; expected {expected} next")
 
 
 class Packing:
@@ -73,9 +133,6 @@ class StepRunner:
 
         Running it thrice, as CUDA asks for, may write nonsense to the step's memory: capture before the conversation.
         """
-        if self._device.type != "cuda":
-            self._step(shape, torch.zeros(size))
-            return
         packed = torch.zeros(size, device=self._device)
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))

@@ -11,7 +11,6 @@ stays exact for ever. Shapes are few and fixed, so that on CUDA each is a graph.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -25,9 +24,8 @@ from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, log_mel
 from timar_ros.model.network import OWN_MOTION, TOKENS_PER_FRAME, FrameInputs, TimarNetwork
-from timar_ros.model.precision import set_precision, to_float32
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
-from timar_ros.stream.device import Packing, StepRunner, choose_device
+from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows, choose_device
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
 from timar_ros.stream.turn_memory import NEVER, ClosedTurns, OpenTurn
@@ -59,10 +57,7 @@ class Sampling:
     @classmethod
     def from_policy(cls, policy: Policy, temperature: float = 1.0) -> Sampling:
         """The policy folder's own settings, its temperatures times `temperature`."""
-        try:
-            own = cls(**{name: float(value) for name, value in policy.sampling.items()})
-        except (TypeError, ValueError) as error:
-            raise TimarError(f"policy {policy.name}: section 'sampling' of config.yaml is wrong: {error}") from error
+        own = policy.sampling_as(cls)
         return replace(
             own, **{name: value * temperature for name, value in vars(own).items() if name.endswith("_temperature")}
         )
@@ -120,7 +115,7 @@ class _Stream:
         return np.concatenate([newest, (newest - self.last_motion[0]) / step])
 
 
-class PolicyBatch:
+class PolicyBatch(OnDevice):
     """Several heads on one network: each stream has its own conversation, turns and noise.
 
     Args:
@@ -131,9 +126,6 @@ class PolicyBatch:
         precision: see model/precision.py.
         hop_frames: the usual number of frames in a hop; for it CUDA graphs are captured.
         lookahead_frames: by how many frames the own voice that `step` is given runs ahead of everything else.
-
-    Attributes:
-        device: where it runs now. When the GPU's memory runs out it goes on on the CPU, and `fallback` says so.
     """
 
     def __init__(
@@ -157,17 +149,17 @@ class PolicyBatch:
                 f"the own voice runs ahead by {lookahead_frames} frames; policy {policy.name} knows 0 to {most}"
             )
         self.sampling = sampling or Sampling.from_policy(policy)
-        self.fallback: str | None = None
         self._lookahead_frames = lookahead_frames
         self._network: TimarNetwork = policy.network
         self._config = policy.network.config
-        self._precision, self._hop_frames = precision, hop_frames
+        self._hop_frames = hop_frames
         correlation = self.sampling.correlations()
         self._streams = [_Stream(FrameNoise(seed, self._config.sampling_steps, correlation)) for seed in seeds]
         self._mean, self._scale = self._network.motion_mean.cpu().numpy(), self._network.motion_scale.cpu().numpy()
         self._step = self._network.motion_step[1].cpu().numpy()
         self._packings: dict[PassShape, Packing] = {}
-        self._settle_on(choose_device(device))
+        self._closed: ClosedTurns | None = None
+        super().__init__(policy.network, choose_device(device), precision)
         self.reset()
 
     def reset(self, stream: int | None = None) -> None:
@@ -206,9 +198,7 @@ class PolicyBatch:
         if state.open is None:
             state.open = OpenTurn(frames[0].index, self._config.motion_dim)
             state.next_frame = frames[0].index
-        numbers = [frame.index for frame in frames]
-        if numbers != list(range(state.next_frame, state.next_frame + len(frames))):
-            raise ValueError(f"frames {numbers} do not follow on; expected {state.next_frame} next")
+        check_follows([frame.index for frame in frames], state.next_frame)
         if len(frames) > longest:
             raise ValueError(f"a hop of {len(frames)} frames; at most {longest} are possible")
         state.open.extend(**self._heard(state, frames))
@@ -251,7 +241,8 @@ class PolicyBatch:
         if self.device.type == "cuda":
             frames = -(-frames // CUDA_FRAMES_STEP) * CUDA_FRAMES_STEP
         shape = PassShape(frames, draws, any(len(group) > 1 for group in groups))
-        drawn = self._run(shape, self._packed(shape, groups))
+        packed = self._packed(shape, groups)
+        drawn = self._or_on_cpu(lambda: self._runner(shape, packed))
         motion = []
         for stream, group in enumerate(groups):
             if not group:
@@ -378,32 +369,13 @@ class PolicyBatch:
 
     # Where it runs
 
-    def _run(self, shape: PassShape, packed: np.ndarray) -> np.ndarray:
-        try:
-            return self._runner(shape, packed)
-        except torch.OutOfMemoryError as error:
-            if self.device.type == "cpu":
-                raise
-            self._leave_gpu(error)
-            return self._runner(shape, packed)
-
-    def _settle_on(self, device: torch.device) -> None:
-        try:
-            self._move_to(device)
-        except torch.OutOfMemoryError as error:
-            if device.type == "cpu":
-                raise
-            self._leave_gpu(error)
-
-    def _move_to(self, device: torch.device, closed: ClosedTurns | None = None) -> None:
-        self.device = device
-        self._network.to(device)
-        self.precision = set_precision(self._network, self._precision, device)
+    def _make_memory(self) -> None:
+        before, device = self._closed, self.device
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self._closed = ClosedTurns(self._network, len(self._streams), device, dtype)
-        if closed is not None:
-            self._closed.frames[:] = closed.frames
-            self._closed.keys_values.copy_(closed.keys_values)
+        if before is not None:
+            self._closed.frames[:] = before.frames
+            self._closed.keys_values.copy_(before.keys_values)
         schedule = diffusion.make_schedule(self._config.sampling_steps)
         self._schedule = replace(schedule, original_step=schedule.original_step.to(device))
         self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
@@ -419,19 +391,6 @@ class PolicyBatch:
             for closes in (False, True):
                 shape = PassShape(frames, hop, closes)
                 self._runner.capture(shape, self._packing(shape).size)
-
-    def _leave_gpu(self, error: Exception) -> None:
-        """Go on on the CPU with what is remembered."""
-        self.fallback = f"the GPU's memory ran out ({str(error).splitlines()[0]}); the policy goes on on the CPU"
-        logging.getLogger(__name__).warning(self.fallback)
-        closed = getattr(self, "_closed", None)
-        if closed is not None:
-            closed.keys_values = closed.keys_values.cpu()
-        self._network.cpu()
-        to_float32(self._network)
-        self._precision = "float32"
-        self._move_to(torch.device("cpu"), closed)
-        torch.cuda.empty_cache()
 
 
 class IncrementalPolicy:

@@ -14,7 +14,6 @@ With window_turns - 1 kept turns that is the published sliding window; with fewe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,11 +24,10 @@ from torch import Tensor
 from timar_ros.errors import TimarError
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
-from timar_ros.model.precision import set_precision, to_float32
 from timar_ros.model.published import FRAMES, MOTION_DIM, SAMPLES, TOKENS, PublishedNetwork
 from timar_ros.motion.flame import EXPRESSION_FILE, FLAME_CHANNELS, ExpressionMap, from_flame, to_flame
 from timar_ros.rates import FRAME_SAMPLES
-from timar_ros.stream.device import Packing, StepRunner, choose_device
+from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows, choose_device
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
 from timar_ros.stream.turns import TurnBoundary
@@ -189,7 +187,7 @@ class RunningLevel:
         return ((samples - mean) / deviation).astype(np.float32)
 
 
-class PublishedPolicy:
+class PublishedPolicy(OnDevice):
     """One head's motion from the published network, with `IncrementalPolicy`'s interface.
 
     A hop of 25 frames is drawn as published, when its second is over; smaller hops are drawn from the open second.
@@ -218,18 +216,14 @@ class PublishedPolicy:
                 "convert the published checkpoint again"
             )
         self.sampling = sampling or published_sampling(policy)
-        self.fallback: str | None = None
         self._network: PublishedNetwork = policy.network
         path = policy.folder / EXPRESSION_FILE if policy.folder else None
         self._expression = ExpressionMap.load(path) if path and path.is_file() else None
-        self._precision = precision
         is_neck = np.arange(MOTION_DIM) >= MOTION_DIM - 3
         correlation = np.where(is_neck, self.sampling.head_correlation_frames, self.sampling.face_correlation_frames)
         self._noise = FrameNoise(seed, policy.network.config.sampling_steps, correlation)
-        try:
-            self._move_to(choose_device(device))
-        except torch.OutOfMemoryError as error:
-            self._leave_gpu(error)
+        self._window: PublishedWindow | None = None
+        super().__init__(policy.network, choose_device(device), precision)
         self.reset()
 
     @property
@@ -251,9 +245,7 @@ class PublishedPolicy:
         """Hear one hop and draw its motion [len(frames), 55]; see `PolicyBatch.step`."""
         if self._next_frame is None:
             self._next_frame = frames[0].index
-        numbers = [frame.index for frame in frames]
-        if numbers != list(range(self._next_frame, self._next_frame + len(frames))):
-            raise ValueError(f"frames {numbers} do not follow on; expected {self._next_frame} next")
+        check_follows([frame.index for frame in frames], self._next_frame)
         self._next_frame += len(frames)
         motion, waiting = [], list(frames)
         while waiting:
@@ -299,13 +291,7 @@ class PublishedPolicy:
             "agent_given": given,
             "noise": np.stack([self._noise.at(number) for number in numbers], axis=1),
         }
-        try:
-            drawn = self._window.draw(inputs)
-        except torch.OutOfMemoryError as error:
-            if self.device.type == "cpu":
-                raise
-            self._leave_gpu(error)
-            drawn = self._window.draw(inputs)
+        drawn = self._or_on_cpu(lambda: self._window.draw(inputs))
         new = slice(first, self._heard)
         self._motion[new] = drawn[new]
         self._over = self._heard == FRAMES
@@ -325,29 +311,14 @@ class PublishedPolicy:
 
     # Where it runs
 
-    def _move_to(self, device: torch.device) -> None:
-        self.device = device
-        self._network.to(device)
-        self.precision = set_precision(self._network, self._precision, device)
-        self._window = PublishedWindow(self._network, device, self.sampling)
-
-    def _leave_gpu(self, error: Exception) -> None:
-        """Go on on the CPU with what is remembered."""
-        self.fallback = f"the GPU's memory ran out ({str(error).splitlines()[0]}); the policy goes on on the CPU"
-        logging.getLogger(__name__).warning(self.fallback)
-        window = getattr(self, "_window", None)
-        self._network.cpu()
-        to_float32(self._network)
-        self._precision = "float32"
-        self._move_to(torch.device("cpu"))
-        if window is not None:
-            self._window.copy_from(window)
+    def _make_memory(self) -> None:
+        before = self._window
+        self._window = PublishedWindow(self._network, self.device, self.sampling)
+        if before is not None:
+            self._window.copy_from(before)
 
 
 def published_sampling(policy: Policy, temperature: float = 1.0) -> PublishedSampling:
     """The policy folder's own settings, its temperature times `temperature`."""
-    try:
-        own = PublishedSampling(**{name: float(value) for name, value in policy.sampling.items()})
-    except (TypeError, ValueError) as error:
-        raise TimarError(f"policy {policy.name}: section 'sampling' of config.yaml is wrong: {error}") from error
+    own = policy.sampling_as(PublishedSampling)
     return replace(own, temperature=own.temperature * temperature)

@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -15,8 +16,11 @@ from timar_ros.errors import TimarError
 from timar_ros.learn import train
 from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import draw_open_turns, draw_window, load_conversations
+from timar_ros.learn.generate import generate
 from timar_ros.model.checkpoint import load_policy
+from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES
+from timar_ros.model.network import TimarNetwork
 from timar_ros.motion.channels import CHANNELS, MOTION_DIM
 from timar_ros.replay import offline
 from timar_ros.stream.policy import IncrementalPolicy, Sampling
@@ -56,6 +60,7 @@ def arguments(data, out, **changes) -> argparse.Namespace:
         "width": 32,
         "heads": 2,
         "blocks": 1,
+        "look_every": 0,
     }
     for name, value in (small | changes).items():
         setattr(parsed, name, value)
@@ -163,6 +168,100 @@ def test_a_run_with_other_settings_is_not_resumed_by_mistake(data, tmp_path):
     train.run(arguments(data, tmp_path / "run", steps=2))
     with pytest.raises(TimarError, match="other settings"):
         train.run(arguments(data, tmp_path / "run", steps=3))
+
+
+def test_a_run_is_watched_on_conversations_it_does_not_learn_from(data, tmp_path):
+    args = arguments(data, tmp_path / "run", steps=4, held_out=data, look_every=2)
+    assert train.run(args) == 0
+    measured = np.loadtxt(tmp_path / "run" / "held_out.csv", delimiter=",")
+    assert measured[:, 0].tolist() == [2, 4] and np.isfinite(measured).all()
+    videos = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert videos == ["step_000002.mp4", "step_000004.mp4"]
+    with av.open(str(tmp_path / "run" / "samples" / videos[1])) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 12 * 25
+
+
+def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path):
+    """DualTalk's files: expression without names, the jaw's and the neck's rotation."""
+    rng = np.random.default_rng(4)
+    for speaker in ("speaker1", "speaker2"):
+        (tmp_path / f"c_{speaker}.wav").write_bytes((data / f"a_{speaker}.wav").read_bytes())
+        pose = rng.uniform(0, 0.3, (SECONDS * 25, 6))
+        np.savez(tmp_path / f"c_{speaker}.npz", exp=rng.standard_normal((SECONDS * 25, 50)), pose=pose)
+    (conversation,) = load_conversations(tmp_path, jobs=1)
+    assert [CHANNELS[i] for i in np.flatnonzero(conversation.known)] == ["headRoll", "headPitch", "headYaw", "jawOpen"]
+    assert np.allclose(conversation.motion[1, :, JAW], pose[:, 3] / 0.35, atol=1e-3)
+    before = train.Run(tmp_path / "run", NetworkConfig(width=32, blocks=1, heads=2), train.Recipe(), [conversation])
+    parts = train.Objective(before.network, train.Recipe(), conversation.known)(
+        [draw_window(np.random.default_rng(0), [conversation], 60, 40, 25, clean=True)], np.random.default_rng(0)
+    )[1]
+    assert set(parts) == {"head", "jaw", "face", "variational"} and np.isfinite(list(parts.values())).all()
+    assert parts["face"] == pytest.approx(parts["jaw"])  # of the face nothing else is known
+
+
+def test_noise_is_alike_from_frame_to_frame_and_standard_normal():
+    noise = train.correlated_noise(np.random.default_rng(0), (4, 500, 55), 1.0)
+    assert noise.std() == pytest.approx(1.0, abs=0.03)
+    assert np.mean(noise[:, 1:] * noise[:, :-1]) == pytest.approx(np.exp(-0.25), abs=0.03)
+
+
+def test_windows_that_begin_astray_come_back(data):
+    """Where no person was, the target leads back to where the person is, as fast as RETURN_FRAMES says."""
+    conversations = load_conversations(data, jobs=1)
+    network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
+    train.set_motion_units(network, conversations)
+    network.motion_kept[:] = 1.0
+    network.motion_step[:] = 1.0
+    recipe = train.Recipe(astray=50.0, history_noise=0.0, history_dropped=0.0)
+    rng = np.random.default_rng(1)
+    windows = [draw_window(rng, conversations, 100, 60, 25, clean=True) for _ in range(8)]
+    inputs, frame, _, target, masked = train.batch_inputs(windows, network, recipe, rng)
+    given = inputs.own_motion[:, :100, 0].numpy()  # roll, which never moves in this data
+    strayed = np.abs(given[:, 0]) > 1.0
+    assert 0 < strayed.sum() < 8
+    ratio = given[strayed, 40] / given[strayed, 0]
+    assert np.allclose(ratio, np.exp(-40 / train.RETURN_FRAMES), atol=1e-3)
+    row = int(np.flatnonzero(strayed)[0])
+    slots = np.flatnonzero(masked[row].numpy() & (inputs.lag[row, 100:].numpy() > 0))
+    for slot in slots:
+        reached = inputs.basis[row, 100 + slot, 0] + target[row, slot, 0]
+        assert float(reached) == pytest.approx(given[row, int(frame[row, 100 + slot])], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def slice_of_dialogues(tmp_path_factory):
+    """Ten minutes of generated dialogues, and two more to measure by."""
+    folder = tmp_path_factory.mktemp("slice")
+    generate(folder / "train", hours=1 / 6, seed=50, jobs=2)
+    generate(folder / "held_out", hours=1 / 30, seed=51, jobs=2)
+    return folder
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1500)
+def test_ten_minutes_of_dialogue_beat_the_mean_on_others_and_resuming_gives_the_same(slice_of_dialogues, tmp_path):
+    size = {"steps": 240, "batch": 4, "width": 96, "blocks": 2, "heads": 4, "learning_rate": 1.5e-3, "ema": 0.97}
+    size |= {"short_window_frames": 60, "short_open_slots": 160, "warmup_steps": 20, "look_every": 0}
+    data = slice_of_dialogues / "train"
+    train.run(arguments(data, tmp_path / "straight", **size))
+    args = arguments(data, tmp_path / "broken", until=100, **size)
+    train.run(args)
+    args.until = None
+    train.run(args)
+    policies = [load_policy(tmp_path / run / "policy") for run in ("straight", "broken")]
+    straight, broken = (policy.network.state_dict() for policy in policies)
+    assert all(torch.equal(straight[name], broken[name]) for name in straight)
+
+    mean = policies[0].network.motion_mean.numpy()
+    errors = []
+    for conversation in load_conversations(slice_of_dialogues / "held_out", jobs=1):
+        stepper = IncrementalPolicy(policies[0], "cpu", sampling=Sampling(0.0, 0.0, 0.0))
+        motion = offline.move(stepper, offline.hear(*(conversation.voices / np.float32(32768))))
+        truth = conversation.motion[0, : len(motion)]
+        errors.append([np.mean(np.square(truth - guess), axis=0) for guess in (motion, mean)])
+    predicted, mean_predictor = np.mean(errors, axis=0) / policies[0].network.motion_scale.numpy() ** 2
+    assert predicted[JAW] < 0.8 * mean_predictor[JAW]
+    assert predicted.mean() < mean_predictor.mean()
 
 
 @pytest.mark.heavy

@@ -195,7 +195,7 @@ def speak_turn(
         phrase = Phrase(party, sentence.act, sentence.text, time, speech, turn)
         spoken.append(phrase)
         # Some sentences part with a pause, some run on.
-        time = phrase.end + (_quantile(PAUSE_S, rng) - 2 * MARGIN_S if rng.random() < 0.65 else 0.04)
+        time = phrase.end + (_quantile(PAUSE_S, rng) - 2 * MARGIN_S if rng.random() < 0.55 else 0.04)
     dialogue.phrases += spoken
     return spoken
 
@@ -203,7 +203,7 @@ def speak_turn(
 def speak_sentence(voice: Voice, text: str, effort_db: float, rng: np.random.Generator) -> Speech:
     """One sentence with drawn tempo, inner pauses and effort around `effort_db`."""
     speech = synthesise(voice, text, stretch=float(np.exp(rng.normal(0.0, 0.08))))
-    pauses = [_quantile(PAUSE_S, rng) if rng.random() < 0.55 else rng.uniform(0.05, 0.18) for _ in inner_pauses(speech)]
+    pauses = [_quantile(PAUSE_S, rng) if rng.random() < 0.5 else rng.uniform(0.05, 0.18) for _ in inner_pauses(speech)]
     return with_effort(find_accents(with_pauses(speech, pauses)), voice, effort_db, rng)
 
 

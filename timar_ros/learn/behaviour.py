@@ -46,8 +46,10 @@ _EYE_RANGE = np.radians(30.0)  # rotation of the eye at a weight of 1
 # Sway: rms in degrees of noise in bands of Hz, calm and lively, for (roll, pitch, yaw). Together
 # with the events they give the measured deviations and spectra.
 _SWAY_BANDS = ((0.02, 0.25), (0.25, 0.8), (0.8, 1.8), (1.8, 4.2))
-_SWAY_CALM = np.array([[1.2, 0.6, 0.8], [0.5, 0.45, 0.4], [0.32, 0.34, 0.28], [0.26, 0.3, 0.22]])
-_SWAY_LIVELY = np.array([[2.8, 4.3, 5.0], [1.3, 1.8, 2.0], [0.85, 1.0, 1.05], [0.65, 0.85, 0.75]])
+_SWAY_CALM = np.array([[1.2, 0.6, 0.8], [0.5, 0.45, 0.4], [0.34, 0.36, 0.3], [0.34, 0.36, 0.3]])
+_SWAY_LIVELY = np.array([[2.8, 4.8, 5.0], [1.3, 1.8, 2.0], [0.85, 1.0, 1.05], [0.65, 0.85, 0.75]])
+_LATE_S = 0.3  # the head wakes with the voice, not before it
+_REST = (1.0, 0.5, 0.35, 0.35)  # of each band while silent; 1.35 while speaking
 
 
 @dataclass
@@ -80,7 +82,7 @@ def move(dialogue: Dialogue, party: int, rng: np.random.Generator) -> np.ndarray
         rng=rng,
     )
     responses = [r for r in dialogue.responses if r.party == party]
-    effort = _effort(scene)
+    effort = _effort(scene, scene.own)
     phonemes = [p for phrase in scene.own for p in phrase.phonemes]
     lips = mouth(phonemes, effort, scene.traits)
 
@@ -88,7 +90,8 @@ def move(dialogue: Dialogue, party: int, rng: np.random.Generator) -> np.ndarray
     head = np.degrees([scene.traits.rest_roll, scene.traits.rest_pitch, scene.traits.rest_yaw])
     head = head + _sway(scene, lips.speaking)
     head += _follow_gaze(scene, gaze)
-    head += _speech_gestures(scene, effort, lips.speaking)
+    turns = _effort(scene, [p for p in scene.own if p.act != BACKCHANNEL])
+    head += _speech_gestures(scene, turns, lips.speaking)
     head += _listener_nods(scene, responses)
     head = np.radians(_low_pass(head, 6.0))
     head = 0.6 * np.tanh(head / 0.6)  # a neck ends
@@ -112,10 +115,10 @@ def move(dialogue: Dialogue, party: int, rng: np.random.Generator) -> np.ndarray
 # --- curves ----------------------------------------------------------------------------------
 
 
-def _effort(scene: _Scene) -> np.ndarray:
-    """Vocal effort over the whole dialogue in dB, smooth into silence."""
+def _effort(scene: _Scene, phrases: list[Phrase]) -> np.ndarray:
+    """Vocal effort in `phrases` over the whole dialogue in dB, smooth into silence."""
     effort = np.full(scene.count, _SILENT_DB)
-    for phrase in scene.own:
+    for phrase in phrases:
         first = round(phrase.start * CONTROL_RATE)
         curve = phrase.speech.effort_db[: max(0, scene.count - first)]
         effort[first : first + len(curve)] = curve
@@ -126,6 +129,12 @@ def _low_pass(curves: np.ndarray, hertz: float) -> np.ndarray:
     """Zero phase, fourth order, along the first axis."""
     sos = butter(2, hertz, fs=CONTROL_RATE, output="sos")
     return sosfiltfilt(sos, curves, axis=0)
+
+
+def _late(curve: np.ndarray) -> np.ndarray:
+    """The same curve `_LATE_S` later, [count]."""
+    late = round(_LATE_S * CONTROL_RATE)
+    return np.concatenate((np.full(late, curve[0]), curve[:-late]))
 
 
 def _noise(scene: _Scene, low: float, high: float) -> np.ndarray:
@@ -161,11 +170,13 @@ def _sway(scene: _Scene, speaking: np.ndarray) -> np.ndarray:
     """Drift and sway in degrees, [count, 3]; quicker bands grow while speaking and fade at rest."""
     liveliness = scene.traits.liveliness
     sway = np.zeros((scene.count, 3))
-    active = _low_pass(speaking, 0.6)
+    active = _low_pass(_late(speaking), 0.6)
     for band, (low, high) in enumerate(_SWAY_BANDS):
         size = _SWAY_CALM[band] ** (1 - liveliness) * _SWAY_LIVELY[band] ** liveliness
-        gain = 1.0 if band == 0 else np.clip(0.42 + 0.95 * active, 0.3, 1.35)
         for axis in range(3):
+            # Who is silent keeps the head's nodding rhythm for answers.
+            rest = _REST[band] * (0.3 if axis == 1 else 1.0)
+            gain = 1.0 if band == 0 else np.clip(rest + (1.35 - rest) * active, 0.08, 1.35)
             sway[:, axis] += size[axis] * gain * _noise(scene, low, high)
     return sway
 
@@ -174,18 +185,20 @@ def _speech_gestures(scene: _Scene, effort: np.ndarray, speaking: np.ndarray) ->
     """Beats, phrase ends, questions, yes and no: degrees, [count, 3]."""
     rng = scene.rng
     roll, pitch, yaw = np.zeros((3, scene.count))
-    size = scene.scale(1.1, 4.6)
+    size = scene.scale(2.8, 6.0)
     # The head rises with effort and voice, slowly (Yehia et al. 2002 found them coupled).
-    pitch -= 0.12 * size * _low_pass((effort - _SILENT_DB) * speaking, 1.5)
+    pitch -= 0.045 * size * _low_pass(_late((effort - _SILENT_DB) * speaking), 0.8)
     for phrase in scene.own:
         if phrase.act == BACKCHANNEL:
             continue
         for accent in phrase.accents:
-            if rng.random() > 0.35 + 0.25 * scene.traits.liveliness + 0.15 * accent.prominence:
+            if accent.time < phrase.start + 0.4:  # the head answers the voice, it does not announce it
+                continue
+            if rng.random() > 0.35 + 0.15 * scene.traits.liveliness + 0.3 * accent.prominence:
                 continue
             at = accent.time + rng.normal(0.0, 0.03)
-            depth = size * accent.prominence * rng.uniform(0.6, 1.3)
-            width = rng.uniform(0.07, 0.11)
+            depth = size * accent.prominence * rng.uniform(0.8, 1.2)
+            width = rng.uniform(0.055, 0.08)
             _bell(scene, pitch, at + 0.02, width, depth)
             _bell(scene, pitch, at - 2.1 * width, 1.1 * width, -0.35 * depth)
             _bell(scene, yaw, at, 1.5 * width, depth * rng.normal(0.0, 0.35))
@@ -198,7 +211,7 @@ def _speech_gestures(scene: _Scene, effort: np.ndarray, speaking: np.ndarray) ->
         elif phrase.act == NO_ANSWER:
             yaw += _swing(scene, phrase.start, 2.2, 2.5, 2.0 * size * rng.uniform(0.6, 1.2))
         elif phrase.act in (YES_ANSWER, AGREEMENT):
-            pitch += _nod(scene, phrase.start, rng.uniform(1.6, 2.6), 2, size * rng.uniform(1.2, 2.0))
+            pitch += _nod(scene, phrase.start + 0.12, rng.uniform(1.6, 2.6), 2, size * rng.uniform(1.2, 2.0))
         else:
             _bell(scene, pitch, phrase.end - 0.05, 0.2, 0.8 * size * rng.uniform(0.4, 1.3))
     return np.stack((roll, pitch, yaw), axis=1)
@@ -233,9 +246,9 @@ def _listener_nods(scene: _Scene, responses: list[Response]) -> np.ndarray:
                 scene.scale(0.6, 2.0) * rng.normal(),
             )
             continue
-        cycles = int(np.clip(rng.geometric(0.5), 1, 5))
-        hertz = float(np.clip(rng.normal(1.7 + 0.2 * cycles, 0.4), 0.8, 3.2))
-        size = float(np.clip(scene.scale(2.6, 5.6) * np.exp(rng.normal(0.0, 0.3)), 1.5, 10.0))
+        cycles = int(rng.choice((1, 2, 3), p=(0.5, 0.4, 0.1)))
+        hertz = float(np.clip(rng.normal(1.8, 0.15), 1.5, 2.4))
+        size = float(np.clip(scene.scale(3.3, 4.8) * np.exp(rng.normal(0.0, 0.12)), 2.8, 5.5))
         head[:, 1] += _nod(scene, response.time, hertz, cycles, size)
     return head
 
@@ -283,7 +296,7 @@ def _gaze(scene: _Scene) -> tuple[np.ndarray, list[float]]:
             continue
         side = side if rng.random() < 0.6 else -side
         yaw = side * rng.uniform(6.0, 22.0) * (1.0 if turn else 0.7)
-        pitch = rng.normal(3.0, 6.0) if not turn else rng.normal(0.0, 6.0)
+        pitch = rng.normal(2.0, 3.0) if not turn else rng.normal(0.0, 6.0)
         first, last = int(now * CONTROL_RATE), min(scene.count, int(end * CONTROL_RATE))
         target[first:last] = (pitch, yaw)
         shifts += [now, end]
@@ -294,8 +307,10 @@ def _gaze(scene: _Scene) -> tuple[np.ndarray, list[float]]:
 def _follow_gaze(scene: _Scene, gaze: np.ndarray) -> np.ndarray:
     """The head's share of the gaze, slower than the eyes; degrees, [count, 3]."""
     share = scene.scale(0.12, 0.45)
-    smooth = _low_pass(gaze * share, 1.1)
-    return np.stack((0.12 * smooth[:, 1], smooth[:, 0], smooth[:, 1]), axis=1)
+    across = _low_pass(gaze[:, 1] * share, 1.1)
+    # Up and down it goes slower and less far, so that it does not look like a nod.
+    along = _low_pass(gaze[:, 0] * share * 0.7, 0.5)
+    return np.stack((0.12 * across, along, across), axis=1)
 
 
 def _add_eyes(face: dict, scene: _Scene, gaze: np.ndarray, head: np.ndarray) -> None:
@@ -387,8 +402,8 @@ def _add_smiles(face: dict, scene: _Scene, responses: list[Response]) -> None:
             length = rng.uniform(0.8, 2.5)
             smile += _hold(
                 scene,
-                response.time,
-                response.time + length,
+                response.time + 0.15,
+                response.time + 0.15 + length,
                 0.45,
                 0.9,
                 size * rng.uniform(0.12, 0.35),
@@ -396,7 +411,7 @@ def _add_smiles(face: dict, scene: _Scene, responses: list[Response]) -> None:
     for phrase in scene.own:
         chance = {AGREEMENT: 0.4, APPRECIATION: 0.6, YES_ANSWER: 0.4, STATEMENT: 0.08}.get(phrase.act, 0)
         if rng.random() < chance * size:
-            smile += _hold(scene, phrase.start, phrase.end + 0.4, 0.5, 1.0, size * rng.uniform(0.12, 0.35))
+            smile += _hold(scene, phrase.start + 0.5, phrase.end + 0.7, 0.5, 1.0, size * rng.uniform(0.12, 0.35))
     smile = np.clip(smile, 0.0, 0.75)
     for side, gain in _sides(scene):
         face["mouthSmile" + side] += gain * smile

@@ -78,21 +78,22 @@ def demonstration() -> Dialogue:
     rng = np.random.default_rng(_SEED)
     dialogue = Dialogue((Party(ROBOT_VOICE, draw_traits(rng, 0.6)), Party(VISITOR_VOICE, draw_traits(rng, 0.6))))
     end, turn = 0.0, 0
-    spoken: list[Phrase] = []
+    speaking: int | None = None
     for line in SCRIPT:
         voice = dialogue.parties[line.party].voice
         if line.act == BACKCHANNEL:
             phrase = speak_backchannel(voice, line.party, end + line.gap_s, turn, rng, text=line.text)
             dialogue.phrases.append(phrase)
             continue
-        if spoken and spoken[-1].party != line.party:
-            # Nods and smiles only: the script alone says what is spoken.
-            add_responses(dialogue, line.party, spoken, end + line.gap_s, turn, rng, aloud=False)
-            spoken, turn = [], turn + 1
+        if speaking not in (None, line.party):
+            turn += 1
+        speaking = line.party
         speech = speak_sentence(voice, line.text, line.effort_db, rng)
         phrase = Phrase(line.party, line.act, line.text, end + line.gap_s, speech, turn)
         dialogue.phrases.append(phrase)
-        spoken.append(phrase)
         end = phrase.end
     finish(dialogue, 0.9)
+    for listener in (ROBOT, VISITOR):
+        # Nods and smiles only: the script alone says what is spoken.
+        add_responses(dialogue, listener, rng, aloud=False)
     return dialogue

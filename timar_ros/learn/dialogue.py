@@ -2,8 +2,8 @@
 
 Timing follows figures measured on telephone dialogues (Switchboard, 56 h): the floor is handed over
 with a gap or an overlap drawn from the measured distribution, pauses fall inside turns, and the
-listener answers cues in the speaker's voice (a pause, the end of a clause, a stretch of low pitch;
-Ward & Tsukahara 2000) with a nod, a smile or a backchannel 0.2 to 1 s later.
+listener answers cues in the speaker's voice (a pause after 0.7 s and more of speech) with a nod, a
+smile or a backchannel 0.3 to 0.75 s later.
 """
 
 from collections.abc import Iterable
@@ -20,6 +20,7 @@ from timar_ros.learn.sentences import (
 )
 from timar_ros.learn.traits import Traits, draw_traits
 from timar_ros.learn.voices import (
+    ENGINES,
     MARGIN_S,
     PAUSE,
     Accent,
@@ -47,6 +48,11 @@ FLOOR_TRANSFER_S = (
 )
 PAUSE_S = ((0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0), (0.2, 0.22, 0.28, 0.42, 0.68, 1.4, 2.6))
 BACKCHANNEL_S = ((0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0), (0.15, 0.17, 0.31, 0.39, 0.49, 0.66, 0.8))
+
+CUE_SPEECH_S = 0.7
+CUE_PAUSE_S = 0.2
+CUE_APART_S = 2.0
+TAKEN_S = 0.6  # a floor that is taken so soon leaves no time to answer before
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,10 @@ def join_intervals(intervals: Iterable[tuple[float, float]], gap_s: float = SPUR
     return np.array(joined, dtype=np.float64).reshape(-1, 2)
 
 
-def draw_dialogue(rng: np.random.Generator, seconds: float) -> Dialogue:
-    """A random dialogue of about `seconds`, spoken and timed."""
-    first = Party(draw_voice(rng), draw_traits(rng))
-    second = Party(draw_voice(rng, other=first.voice), draw_traits(rng))
+def draw_dialogue(rng: np.random.Generator, seconds: float, engines: tuple[str, ...] = ENGINES) -> Dialogue:
+    """A random dialogue of about `seconds`, spoken by `engines` and timed."""
+    first = Party(draw_voice(rng, engines=engines), draw_traits(rng))
+    second = Party(draw_voice(rng, other=first.voice, engines=engines), draw_traits(rng))
     dialogue = Dialogue((first, second))
     party, after, turn = int(rng.integers(2)), None, 0
     time = float(rng.uniform(0.2, 1.2))
@@ -150,13 +156,11 @@ def draw_dialogue(rng: np.random.Generator, seconds: float) -> Dialogue:
             offset = _quantile(FLOOR_TRANSFER_S, rng)
             following = listener
             offset = max(offset, -0.7 * (end - spoken[0].start))
-            start = end + offset - 2 * MARGIN_S
-        until = start if following == listener else end + 0.5
-        add_responses(dialogue, listener, spoken, until, turn, rng)
-        if following == listener:
-            start = max(start, last_end(dialogue, listener) + 0.25)
+            start = max(end + offset - 2 * MARGIN_S, last_end(dialogue, listener) + 0.25)
         party, after, time, turn = following, sentences[-1].act, start, turn + 1
     finish(dialogue, rng.uniform(0.4, 1.2))
+    for listener in (0, 1):
+        add_responses(dialogue, listener, rng)
     return dialogue
 
 
@@ -191,7 +195,7 @@ def speak_turn(
         phrase = Phrase(party, sentence.act, sentence.text, time, speech, turn)
         spoken.append(phrase)
         # Some sentences part with a pause, some run on.
-        time = phrase.end + (_quantile(PAUSE_S, rng) - 2 * MARGIN_S if rng.random() < 0.4 else 0.04)
+        time = phrase.end + (_quantile(PAUSE_S, rng) - 2 * MARGIN_S if rng.random() < 0.55 else 0.04)
     dialogue.phrases += spoken
     return spoken
 
@@ -199,56 +203,56 @@ def speak_turn(
 def speak_sentence(voice: Voice, text: str, effort_db: float, rng: np.random.Generator) -> Speech:
     """One sentence with drawn tempo, inner pauses and effort around `effort_db`."""
     speech = synthesise(voice, text, stretch=float(np.exp(rng.normal(0.0, 0.08))))
-    pauses = [_quantile(PAUSE_S, rng) if rng.random() < 0.38 else rng.uniform(0.05, 0.18) for _ in inner_pauses(speech)]
+    pauses = [_quantile(PAUSE_S, rng) if rng.random() < 0.5 else rng.uniform(0.05, 0.18) for _ in inner_pauses(speech)]
     return with_effort(find_accents(with_pauses(speech, pauses)), voice, effort_db, rng)
 
 
-def find_cues(spoken: list[Phrase]) -> list[float]:
-    """Times in s at which a listener may answer: ends of clauses before a pause, and low pitch.
+def find_cues(dialogue: Dialogue, listener: int) -> np.ndarray:
+    """Cues that the partner's voice offers to `listener`: times in s, float64 [n], rising.
 
-    A cue needs 0.7 s of speech before it. Low pitch: below the 26th percentile of the speaker's
-    pitch (Ward & Tsukahara 2000), over at least two vowels in a row.
+    A cue is the end of the partner's sound where a pause of `CUE_PAUSE_S` follows `CUE_SPEECH_S` and more of speech
+    (Ward & Tsukahara 2000 ask for the latter too; of their cues the pause is the one that any microphone can tell),
+    at least `CUE_APART_S` after the cue before it, and where the listener neither speaks nor takes the floor within
+    `TAKEN_S`.
     """
-    pitch = [(p.start + time, hertz) for p in spoken for time, hertz in p.speech.pitch]
-    cues = []
-    for start, end in join_intervals((p.start, p.end) for phrase in spoken for p in phrase.phonemes if p.name != PAUSE):
-        if end - start >= 0.7:
-            cues.append(end)
-    if len(pitch) >= 8:
-        low = np.percentile([hertz for _, hertz in pitch], 26)
-        for (_, before), (time, hertz) in zip(pitch, pitch[1:], strict=False):
-            if before < low and hertz < low and time - spoken[0].start > 0.7:
-                cues.append(time + 0.1)
-    return sorted(cues)
+    partner = dialogue.speech_intervals(1 - listener)
+    own = [p.span for p in dialogue.of(listener) if p.act != BACKCHANNEL]
+    cues: list[float] = []
+    for (start, end), again in zip(partner, np.append(partner[1:, 0], np.inf), strict=True):
+        heard = end - start >= CUE_SPEECH_S and again - end >= CUE_PAUSE_S
+        apart = not cues or end - cues[-1] >= CUE_APART_S
+        if heard and apart and not any(begin < end + TAKEN_S and end - 0.2 < stop for begin, stop in own):
+            cues.append(float(end))
+    return np.array(cues, dtype=np.float64)
 
 
-def add_responses(
-    dialogue: Dialogue,
-    listener: int,
-    spoken: list[Phrase],
-    until: float,
-    turn: int,
-    rng: np.random.Generator,
-    aloud: bool = True,
-) -> None:
-    """The listener answers some of the cues in `spoken`, with the voice only where it ends before
-    `until`, the start of its own turn, and only if `aloud`."""
+def add_responses(dialogue: Dialogue, listener: int, rng: np.random.Generator, aloud: bool = True) -> None:
+    """The listener answers most of the cues in the partner's voice once all turns are placed.
+
+    With the voice only if `aloud`, and only where that ends well before its own next turn.
+    """
     party = dialogue.parties[listener]
-    free = last_end(dialogue, listener) + 0.3
-    answered = -10.0
-    for cue in find_cues(spoken):
-        delay = float(np.clip(party.traits.response_delay_s + rng.normal(0.0, 0.12), 0.2, 1.0))
+    own = sorted(p.span for p in dialogue.of(listener))
+    free = 0.0
+    for cue in find_cues(dialogue, listener):
+        delay = float(np.clip(party.traits.response_delay_s + rng.normal(0.0, 0.05), 0.35, 0.75))
         time = cue + delay
-        if time < answered + 1.2 or time > until or rng.random() > party.traits.respond:
+        if rng.random() > party.traits.respond:
             continue
-        kind = "smile" if rng.random() < 0.12 * party.traits.smiles else "nod"
-        if aloud and rng.random() < party.traits.backchannel and time > free:
-            phrase = speak_backchannel(party.voice, listener, time, turn, rng)
+        kind = "smile" if rng.random() < 0.05 * party.traits.smiles else "nod"
+        last = max((end for start, end in own if start < time), default=0.0)
+        until = min((start for start, _ in own if start >= time), default=dialogue.seconds)
+        if aloud and rng.random() < party.traits.backchannel and time > max(free, last + 0.3):
+            phrase = speak_backchannel(party.voice, listener, time, _turn_at(dialogue, 1 - listener, cue), rng)
             if phrase.end < until - 0.25:
                 dialogue.phrases.append(phrase)
                 free, kind = phrase.end + 0.3, "backchannel"
-        dialogue.responses.append(Response(listener, cue, time, kind))
-        answered = time
+        dialogue.responses.append(Response(listener, float(cue), time, kind))
+
+
+def _turn_at(dialogue: Dialogue, party: int, time: float) -> int:
+    """The number of the turn that `party` spoke last before `time` (s)."""
+    return max((p for p in dialogue.of(party) if p.start < time), key=lambda p: p.start).turn
 
 
 def speak_backchannel(

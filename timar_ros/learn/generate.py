@@ -7,9 +7,11 @@ PCM16, that party's clean voice alone, both equally long, a multiple of 640 samp
 - speech: float64 [n, 2] s, intervals in which the party speaks; pauses of 0.2 s and more part them;
 - acts, act_times: names and float64 [n, 2] s, the dialogue acts of the party's phrases; act_turns:
   the number of the turn each belongs to (a backchannel: the turn it answers); act_words: its words;
-- cues, cue_sources: float64 [m] s, when the party answered as a listener, and the instant in the
-  partner's speech that it answered;
-- party: voice and traits as JSON; seed: int64 [2], the data set's seed and the dialogue's number.
+- cues_offered: float64 [m] s, the instants in the partner's speech that this party may answer as a
+  listener, answered or not;
+- cues, cue_sources: float64 [k] s, when the party did answer, and the instant that it answered;
+- party: voice and traits as JSON; seed: int64 [2], the data set's seed and the dialogue's number;
+  seconds: float64, the length that was asked for; engines: names of the synthesisers in use.
 """
 
 import argparse
@@ -27,9 +29,9 @@ from tqdm import tqdm
 from timar_ros.errors import TimarError
 from timar_ros.learn.behaviour import move
 from timar_ros.learn.demonstration import demonstration
-from timar_ros.learn.dialogue import Dialogue, draw_dialogue
+from timar_ros.learn.dialogue import Dialogue, draw_dialogue, find_cues
 from timar_ros.learn.statistics import report
-from timar_ros.learn.voices import require_flite
+from timar_ros.learn.voices import ENGINES, REQUIRE
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import SAMPLE_RATE
 
@@ -40,7 +42,7 @@ _VORBIS_EFFORT = 0.5  # of libsndfile's 0 (large) to 1: about 20 kbit/s of speec
 
 
 def make_dialogue(
-    seed: int, number: int, seconds: float = DIALOGUE_SECONDS
+    seed: int, number: int, seconds: float = DIALOGUE_SECONDS, engines: tuple[str, ...] = ENGINES
 ) -> tuple[Dialogue, tuple[np.ndarray, np.ndarray]]:
     """Dialogue `number` of the data set `seed` and the motion of its two parties.
 
@@ -48,7 +50,7 @@ def make_dialogue(
     any process.
     """
     talk, first, second = (np.random.default_rng(s) for s in np.random.SeedSequence((seed, number)).spawn(3))
-    dialogue = draw_dialogue(talk, seconds)
+    dialogue = draw_dialogue(talk, seconds, engines)
     return dialogue, (move(dialogue, 0, first), move(dialogue, 1, second))
 
 
@@ -62,6 +64,8 @@ def write_dialogue(
     dialogue: Dialogue,
     motions: tuple[np.ndarray, np.ndarray],
     seed: tuple[int, int],
+    seconds: float,
+    engines: tuple[str, ...] = ENGINES,
 ) -> None:
     """Writes the four files of a dialogue; each appears under its name only when it is whole."""
     for party, speaker in enumerate(SPEAKERS):
@@ -84,10 +88,13 @@ def write_dialogue(
                 act_times=np.array([p.span for p in phrases], dtype=np.float64).reshape(-1, 2),
                 act_turns=np.array([p.turn for p in phrases], dtype=np.int64),
                 act_words=np.array([len(p.text.split()) for p in phrases], dtype=np.int64),
+                cues_offered=find_cues(dialogue, party),
                 cues=np.array([r.time for r in responses], dtype=np.float64),
                 cue_sources=np.array([r.cue for r in responses], dtype=np.float64),
                 party=np.array(json.dumps(asdict(dialogue.parties[party]))),
                 seed=np.array(seed, dtype=np.int64),
+                seconds=np.array(seconds, dtype=np.float64),
+                engines=np.array(engines, dtype=np.str_),
             )
         os.replace(part, npz)
 
@@ -117,12 +124,20 @@ def is_finished(folder: Path, name: str) -> bool:
     return all((folder / f"{name}_{s}{end}").exists() for s in SPEAKERS for end in (".wav", ".npz"))
 
 
-def generate(folder: Path, hours: float, seed: int, jobs: int, seconds: float = DIALOGUE_SECONDS) -> int:
+def generate(
+    folder: Path,
+    hours: float,
+    seed: int,
+    jobs: int,
+    seconds: float = DIALOGUE_SECONDS,
+    engines: tuple[str, ...] = ENGINES,
+) -> int:
     """Makes those dialogues of `hours` that `folder` lacks, in `jobs` processes; returns how many.
 
-    Raises TimarError when flite is missing or the folder cannot be written.
+    Raises TimarError when one of `engines` is missing or the folder cannot be written.
     """
-    require_flite()
+    for engine in engines:
+        REQUIRE[engine]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -133,16 +148,16 @@ def generate(folder: Path, hours: float, seed: int, jobs: int, seconds: float = 
     count = max(1, round(hours * 3600 / seconds))
     missing = [n for n in range(count) if not is_finished(folder, dialogue_name(seed, n))]
     made = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_make_and_write)(folder, seed, number, seconds) for number in missing
+        delayed(_make_and_write)(folder, seed, number, seconds, engines) for number in missing
     )
     for _ in tqdm(made, total=count, initial=count - len(missing), unit="dialogue", desc="generate"):
         pass
     return len(missing)
 
 
-def _make_and_write(folder: Path, seed: int, number: int, seconds: float) -> None:
-    dialogue, motions = make_dialogue(seed, number, seconds)
-    write_dialogue(folder, dialogue_name(seed, number), dialogue, motions, (seed, number))
+def _make_and_write(folder: Path, seed: int, number: int, seconds: float, engines: tuple[str, ...]) -> None:
+    dialogue, motions = make_dialogue(seed, number, seconds, engines)
+    write_dialogue(folder, dialogue_name(seed, number), dialogue, motions, (seed, number), seconds, engines)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +168,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hours", type=float, default=1.0, help="hours of dialogue (default 1)")
     parser.add_argument("--seconds", type=float, default=DIALOGUE_SECONDS, help="about, each dialogue (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other dialogues (0)")
+    parser.add_argument(
+        "--voices",
+        nargs="+",
+        choices=ENGINES,
+        default=list(ENGINES),
+        help="synthesisers to draw voices from (default: all; flite alone needs no espeak-ng, and changes the data)",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
 
 
@@ -169,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{dialogue.seconds:.1f} s of conversation in '{args.demo}'")
         return 0
     _check(args)
-    made = generate(args.out, args.hours, args.seed, args.jobs, args.seconds)
+    made = generate(args.out, args.hours, args.seed, args.jobs, args.seconds, tuple(args.voices))
     print(f"{made} dialogues made in '{args.out}'; look at them with --statistics '{args.out}'")
     return 0
 

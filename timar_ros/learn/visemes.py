@@ -38,8 +38,8 @@ _VISEMES: dict[str, dict[str, float]] = {
     "ah": {"jawOpen": 0.45, "mouthLowerDown": 0.25, "mouthUpperUp": 0.10},
     "ax": {"jawOpen": 0.26, "mouthLowerDown": 0.15, "mouthUpperUp": 0.06},
     "eh": {"jawOpen": 0.42, "mouthStretch": 0.22, "mouthLowerDown": 0.28, "mouthUpperUp": 0.14},
-    "ih": {"jawOpen": 0.27, "mouthStretch": 0.20, "mouthLowerDown": 0.22, "mouthSmile": 0.06},
-    "iy": {"jawOpen": 0.20, "mouthStretch": 0.28, "mouthSmile": 0.16, "mouthLowerDown": 0.24},
+    "ih": {"jawOpen": 0.27, "mouthStretch": 0.20, "mouthLowerDown": 0.22, "mouthSmile": 0.03},
+    "iy": {"jawOpen": 0.20, "mouthStretch": 0.28, "mouthSmile": 0.07, "mouthLowerDown": 0.24},
     # round vowels
     "ao": {"jawOpen": 0.50, "mouthFunnel": 0.42, "mouthPucker": 0.12, "mouthLowerDown": 0.15},
     "ow": {"jawOpen": 0.40, "mouthFunnel": 0.42, "mouthPucker": 0.28, "mouthLowerDown": 0.10},
@@ -57,7 +57,7 @@ _VISEMES: dict[str, dict[str, float]] = {
     "l": {"jawOpen": 0.24, "mouthLowerDown": 0.20, "mouthUpperUp": 0.08},
     "r": {"jawOpen": 0.18, "mouthFunnel": 0.36, "mouthPucker": 0.20},
     "w": {"jawOpen": 0.14, "mouthFunnel": 0.28, "mouthPucker": 0.66},
-    "y": {"jawOpen": 0.16, "mouthStretch": 0.22, "mouthSmile": 0.12, "mouthLowerDown": 0.18},
+    "y": {"jawOpen": 0.16, "mouthStretch": 0.22, "mouthSmile": 0.06, "mouthLowerDown": 0.18},
     "hh": {"jawOpen": 0.30, "mouthLowerDown": 0.12},
     PAUSE: {"jawOpen": 0.05},
 }

@@ -21,10 +21,11 @@ import soxr
 from scipy.signal import lfilter
 
 from timar_ros.errors import TimarError
+from timar_ros.learn import espeak
+from timar_ros.learn.espeak import PAUSE
 from timar_ros.rates import SAMPLE_RATE
 
 CONTROL_RATE = 100  # effort curves and the behaviour model, Hz
-PAUSE = "pau"
 VOWELS = frozenset(
     ["aa", "ae", "ah", "ao", "aw", "ax", "axr", "ay", "eh", "er", "ey", "ih", "ix", "iy", "ow"] + ["oy", "uh", "uw"]
 )
@@ -36,6 +37,8 @@ FLITE_VOICES = {
     "awb": (132.0, 18.0),
     "kal16": (105.0, 14.0),
 }
+FLITE, ESPEAK = "flite", "espeak-ng"
+ENGINES = (FLITE, ESPEAK)
 MARGIN_S = 0.03  # kept of the synthesiser's silence on both sides, faded
 _TILT_HZ = 1200.0
 
@@ -98,13 +101,18 @@ class Speech:
         return len(self.samples) / SAMPLE_RATE
 
 
-def draw_voice(rng: np.random.Generator, other: Voice | None = None) -> Voice:
-    """A random voice; not the same flite voice as `other`'s, so that the two can be told apart."""
-    names = [name for name in FLITE_VOICES if other is None or name != other.name]
-    # slt, the only woman's voice, as often as the other three together.
+def draw_voice(rng: np.random.Generator, other: Voice | None = None, engines: tuple[str, ...] = ENGINES) -> Voice:
+    """A random voice; not the same as `other`'s, so that the two can be told apart.
+
+    Of recorded people (flite) in six of ten cases, else of espeak-ng's formants, if both are in `engines`.
+    """
+    espeaks = ESPEAK in engines and (FLITE not in engines or rng.random() < 0.4)
+    table = espeak.VOICES if espeaks else FLITE_VOICES
+    names = [name for name in table if other is None or name != other.name]
+    # slt, the only woman's voice of flite, as often as the other three together.
     weights = np.array([3.0 if name == "slt" else 1.0 for name in names])
     name = str(rng.choice(names, p=weights / weights.sum()))
-    pitch, pitch_sd = FLITE_VOICES[name]
+    pitch, pitch_sd = table[name]
     return Voice(
         name=name,
         pitch_hz=pitch * float(np.exp(rng.normal(0.0, 0.1))),
@@ -127,6 +135,9 @@ def require_flite() -> str:
     return found
 
 
+REQUIRE = {FLITE: require_flite, ESPEAK: espeak.require_espeak}
+
+
 def synthesise(voice: Voice, text: str, stretch: float = 1.0) -> Speech:
     """Speaks one sentence with the voice's pitch and rate, level with all others (-25 dB rms).
 
@@ -134,6 +145,27 @@ def synthesise(voice: Voice, text: str, stretch: float = 1.0) -> Speech:
     phonemes ("[m hh m]"), for what has no spelling. Raises TimarError when flite
     is missing, fails, or knows no phoneme in the text.
     """
+    if voice.name in espeak.VOICES:
+        pitch, spread = espeak.VOICES[voice.name]
+        samples, rate, ends = espeak.speak(
+            voice.name,
+            text,
+            pitch=voice.pitch_hz / pitch / voice.speed,
+            spread=voice.pitch_sd_hz / spread,
+            stretch=voice.stretch * voice.speed * stretch,
+        )
+    else:
+        samples, rate, ends = _flite(voice, text, stretch)
+    phonemes = _phonemes(ends)
+    if not any(p.name != PAUSE for p in phonemes):
+        raise TimarError(f"nothing to say was found in {text!r}; expected English words")
+    samples = soxr.resample(samples, rate * voice.speed, SAMPLE_RATE, quality="HQ")
+    phonemes = [Phoneme(p.name, p.start / voice.speed, p.end / voice.speed) for p in phonemes]
+    return _level(_trim(samples, phonemes))
+
+
+def _flite(voice: Voice, text: str, stretch: float) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
+    """Sound, its rate, and phonemes with their ends in s; all as flite made them."""
     flite = require_flite()
     with tempfile.TemporaryDirectory(prefix="timar_") as folder:
         path = Path(folder) / "speech.wav"
@@ -155,21 +187,15 @@ def synthesise(voice: Voice, text: str, stretch: float = 1.0) -> Speech:
                 f"{', '.join(FLITE_VOICES)}; list yours with: flite -lv"
             )
         samples, rate = soundfile.read(path, dtype="float32")
-    phonemes = _parse_phonemes(done.stdout)
-    if not any(p.name != PAUSE for p in phonemes):
-        raise TimarError(f"flite found nothing to say in {text!r}; expected English words")
-    samples = soxr.resample(samples, rate * voice.speed, SAMPLE_RATE, quality="HQ")
-    phonemes = [Phoneme(p.name, p.start / voice.speed, p.end / voice.speed) for p in phonemes]
-    return _level(_trim(samples, phonemes))
+    words = (word.rpartition(":") for word in done.stdout.split())
+    return samples, rate, [(name, float(end)) for name, _, end in words]
 
 
-def _parse_phonemes(printed: str) -> list[Phoneme]:
-    """flite's `name:end name:end ...` as phonemes; pauses that follow each other are joined."""
+def _phonemes(ends: list[tuple[str, float]]) -> list[Phoneme]:
+    """Names with their ends in s as phonemes; pauses that follow each other are joined."""
     phonemes: list[Phoneme] = []
     start = 0.0
-    for word in printed.split():
-        name, _, end_text = word.rpartition(":")
-        end = float(end_text)
+    for name, end in ends:
         if name == PAUSE and phonemes and phonemes[-1].name == PAUSE:
             phonemes[-1] = Phoneme(PAUSE, phonemes[-1].start, end)
         else:

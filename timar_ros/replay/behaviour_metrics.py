@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
+from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.rates import FRAME_RATE, FRAME_S, FRAME_SAMPLES
 from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.published_metrics import correlation
@@ -28,12 +29,16 @@ NOD_PAUSE_S = 1.0
 LIP_REACH = 8
 """Frames within which the best offset of mouth and sound is looked for: ±320 ms."""
 RESPONSE_S = 2.0
+CUE_S = 1.0
 SMILE_RISE = 0.1
 SMILE_RISE_FRAMES = 12
 BLINK_CLOSED, BLINK_OPEN = 0.5, 0.3
 FROZEN_DEG_S, FROZEN_S = 0.5, 3.0
 JERK_HZ = 8.0
 ENERGY_FLOOR = 1e-5
+MOVED_SHAPE = 0.03
+"""Standard deviation above which a shape of the mouth moves enough to be followed."""
+MOUTH_SHAPES = tuple(name for name in ARKIT_BLENDSHAPES if name.startswith("mouth"))
 
 
 def floor_by_frame(boundaries: Sequence[TurnBoundary], frames: int) -> np.ndarray:
@@ -185,6 +190,42 @@ def responses(track: MotionTrack, floor: np.ndarray) -> dict[str, float | None]:
     return result
 
 
+def cue_answers(track: MotionTrack, floor: np.ndarray, cues_s: np.ndarray) -> dict[str, float | None]:
+    """How nods and smiles of a listener fall on the cues in the partner's speech.
+
+    An answer is a nod or a smile that begins while self does not speak; both within a second are one answer. It is on
+    a cue where it begins within 1 s after it; a cue takes one answer and an answer one cue, in order of time.
+
+    Args:
+        cues_s: [n] s, rising: when the partner offered to be answered.
+
+    Returns:
+        The counts `offered`, `answers` and `on_cue`, and of them `precision`, `recall` and `f1`.
+    """
+    begins = np.unique(np.concatenate([nod_onsets(track), _smile_onsets(track)]))
+    begins = begins[~np.isin(floor[begins], ("self", "both"))] * FRAME_S
+    answers = begins[np.diff(begins, prepend=-np.inf) > CUE_S]
+    cues_s = cues_s[cues_s + CUE_S <= len(track) * FRAME_S]
+    on_cue, first = 0, 0
+    for answer in answers:
+        while first < len(cues_s) and cues_s[first] < answer - CUE_S:
+            first += 1
+        if first < len(cues_s) and cues_s[first] <= answer:
+            on_cue, first = on_cue + 1, first + 1
+    return {"offered": len(cues_s), "answers": len(answers), "on_cue": on_cue} | agreement(
+        len(cues_s), len(answers), on_cue
+    )
+
+
+def agreement(offered: float, answers: float, on_cue: float) -> dict[str, float | None]:
+    """Precision, recall and F1 of answers to cues; also of counts summed over conversations."""
+    return {
+        "precision": on_cue / answers if answers else None,
+        "recall": on_cue / offered if offered else None,
+        "f1": 2 * on_cue / (offered + answers) if offered else None,
+    }
+
+
 def _smile_onsets(track: MotionTrack) -> np.ndarray:
     """[k] frames from which a smile rises by 0.1 within half a second."""
     sides = [track.channel(name) for name in ("mouthSmileLeft", "mouthSmileRight")]
@@ -239,7 +280,19 @@ def lips(track: MotionTrack, own_voice: np.ndarray | None, truth: MotionTrack | 
         result[f"{prefix}correlation"] = value
         result[f"{prefix}offset_ms"] = None if lag is None else 40 * lag
         result[f"{prefix}same_instant"] = at_once
+    if truth is not None:
+        result["shapes"] = shapes_correlation(track, truth)
     return result
+
+
+def shapes_correlation(track: MotionTrack, truth: MotionTrack) -> float | None:
+    """Correlation with the truth, averaged over the shapes of the mouth that move in it (sd > 0.03)."""
+    frames, values = min(len(track), len(truth)), []
+    for name in MOUTH_SHAPES:
+        drawn, real = track.channel(name), truth.channel(name)
+        if drawn is not None and real is not None and real[:frames].std() > MOVED_SHAPE:
+            values.append(correlation(drawn[:frames], real[:frames]) or 0.0)
+    return float(np.mean(values)) if values else None
 
 
 def behaviour_metrics(
@@ -247,6 +300,7 @@ def behaviour_metrics(
     floor: np.ndarray | None = None,
     own_voice: np.ndarray | None = None,
     truth: MotionTrack | None = None,
+    cues_s: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """All figures of one motion; what rests on an argument that is not given is left out.
 
@@ -254,6 +308,7 @@ def behaviour_metrics(
         floor: [n] who has the floor at each frame (`floor_by_frame`).
         own_voice: 16 kHz mono, from the first frame's start.
         truth: what the true person did.
+        cues_s: [n] s, when the partner offered to be answered.
     """
     own_jerk, true_jerk = jerk(track), jerk(truth) if truth is not None else None
     figures: dict[str, Any] = {
@@ -273,4 +328,8 @@ def behaviour_metrics(
         figures["movement"] = movement(track, floor)
         figures["nods_per_minute"] = per_minute(nod_onsets(track), floor)
         figures["responses"] = responses(track, floor)
+        listening, speaking = (figures["movement"]["mouth"][name] for name in ("partner", "self"))
+        figures["mouth_while_listening"] = listening / speaking if listening is not None and speaking else None
+        if cues_s is not None:
+            figures["cues"] = cue_answers(track, floor, cues_s)
     return figures

@@ -15,7 +15,7 @@ import torch
 
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
-from timar_ros.rates import FRAME_S, FRAME_SAMPLES
+from timar_ros.rates import FRAME_S
 from timar_ros.replay.behaviour_metrics import behaviour_metrics, floor_by_frame
 from timar_ros.replay.clips import Clip, ClipSource
 from timar_ros.replay.limit_use import limit_use
@@ -28,6 +28,7 @@ from timar_ros.resources import share_path
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.stream.device import choose_device
 from timar_ros.stream.frames import SELF, Frame
+from timar_ros.stream.lookahead import own_voice_ahead
 from timar_ros.stream.published_policy import PublishedPolicy
 from timar_ros.stream.steppers import AUTO, HOP, frames_in_hop, make_stepper
 from timar_ros.stream.trace import policy_fingerprint
@@ -165,7 +166,7 @@ def _run(source: ClipSource, variant: Variant, settings: Settings, others: Seque
             raise TimarError(f"{clip.name} holds no recorded motion; leave the policy 'live' out")
         track, policy_name, seed, hops = clip.recorded, LIVE, 0, None
     elif variant.policy in RIVALS:
-        frames, seed = _ahead(clip.frames, variant.lookahead_frames), variant.seed or 0
+        frames, seed = own_voice_ahead(clip.frames, variant.lookahead_frames), variant.seed or 0
         track = rival_motion(variant.policy, clip, frames, seed, tuple(others) or (source,))
         policy_name, hops = variant.policy, None
     else:
@@ -244,7 +245,7 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
                 "(another processor or version); the decisions of the live run were used"
             )
             heard = HeardConversation(heard.frames[: len(live_updates)], live_updates)
-    heard = HeardConversation(_ahead(heard.frames, variant.lookahead_frames), heard.updates)
+    heard = HeardConversation(own_voice_ahead(heard.frames, variant.lookahead_frames), heard.updates)
 
     def draw(seed: int, temperature: float) -> tuple[MotionTrack, np.ndarray]:
         stepper = make_stepper(
@@ -270,13 +271,6 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
         largest = float(np.abs(shown - live_motion).max())
         against_live |= {"largest_difference": largest, "exact": largest == 0.0}
     return _Drawn(track, name, asked["seed"], hops, against_live, notes)
-
-
-def _ahead(frames: Sequence[Frame], count: int) -> tuple[Frame, ...]:
-    """The frames with the own voice of `count` frames later, as far as it goes; then silence."""
-    silence = np.zeros(FRAME_SAMPLES, np.float32)
-    later = [frame.own for frame in frames[count:]] + [silence] * min(count, len(frames))
-    return tuple(replace(frame, own=own) for frame, own in zip(frames, later, strict=True)) if count else tuple(frames)
 
 
 @lru_cache(maxsize=2)

@@ -29,7 +29,7 @@ def people(tmp_path_factory) -> tuple[ClipSource, ...]:
         motion = np.zeros((len(time), len(CHANNELS)))
         motion[:, 1] = 0.1 * (k + 1) + np.radians(5.0) * np.sin(2 * np.pi * hertz * time)
         motion[:, 2] = 2.0 * (motion[:, 1] - motion[:, 1].mean())
-        motion[:, JAW] = 0.9 + 0.1 * np.log(loudness**2 + 1e-5)
+        motion[:, JAW] = 0.9 + 0.1 * np.log(loudness**2 + 1e-7)
         own = folder / f"{k}.wav"
         soundfile.write(own, voice, 16_000, "FLOAT")
         np.savez(folder / f"{k}.npz", motion=motion)

@@ -30,6 +30,7 @@ LIP_REACH = 8
 """Frames within which the best offset of mouth and sound is looked for: ±320 ms."""
 RESPONSE_S = 2.0
 CUE_S = 1.0
+TURN_S = 1.0
 SMILE_RISE = 0.1
 SMILE_RISE_FRAMES = 12
 BLINK_CLOSED, BLINK_OPEN = 0.5, 0.3
@@ -114,11 +115,12 @@ def jerk(track: MotionTrack) -> float | None:
 
 
 def nod_onsets(track: MotionTrack) -> np.ndarray:
-    """[k] frames at which nods begin.
+    """[k] frames at which nods begin: the middle of the first way down.
 
     Pitch is passed through 0.5 to 3.5 Hz (Hadar et al. 1985: nods are rhythmic, within that band), without delay. A
     swing is the way from one turning point to the next, of 1.5 deg or more. Swings that follow each other within 1 s
-    are one nod, however many cycles it has; it takes two, there and back.
+    are one nod, however many cycles it has; it takes two, there and back. The filter swings up before the head first
+    goes down, so that a nod would seem to begin before its cause.
     """
     pitch = np.degrees(track.rpy()[:, 1])
     if len(pitch) < 2 * FRAME_RATE:
@@ -127,13 +129,15 @@ def nod_onsets(track: MotionTrack) -> np.ndarray:
     turning = np.flatnonzero(np.diff(np.sign(np.diff(swinging))) != 0) + 1
     starts, ends = turning[:-1], turning[1:]
     large = np.abs(swinging[ends] - swinging[starts]) >= NOD_SWING_DEG
-    onsets, swings, last = [], 0, -(10**9)
+    onsets, swings, last, down = [], 0, -(10**9), 0
     for start, end in zip(starts[large], ends[large], strict=True):
         if start - last > NOD_PAUSE_S * FRAME_RATE:
-            swings, first = 0, start
+            swings = 0
+        if swings < 2 and swinging[end] > swinging[start]:
+            down = (start + end) // 2
         swings, last = swings + 1, end
         if swings == 2:
-            onsets.append(first)
+            onsets.append(down)
     return np.array(onsets, np.int64)
 
 
@@ -193,8 +197,9 @@ def responses(track: MotionTrack, floor: np.ndarray) -> dict[str, float | None]:
 def cue_answers(track: MotionTrack, floor: np.ndarray, cues_s: np.ndarray) -> dict[str, float | None]:
     """How nods and smiles of a listener fall on the cues in the partner's speech.
 
-    An answer is a nod or a smile that begins while self does not speak; both within a second are one answer. It is on
-    a cue where it begins within 1 s after it; a cue takes one answer and an answer one cue, in order of time.
+    An answer is a nod or a smile that begins while self does not speak, or no longer than a backchannel; both within a
+    second are one answer. It is on a cue where it begins within 1 s after it; a cue takes one answer and an answer one
+    cue, in order of time.
 
     Args:
         cues_s: [n] s, rising: when the partner offered to be answered.
@@ -203,7 +208,7 @@ def cue_answers(track: MotionTrack, floor: np.ndarray, cues_s: np.ndarray) -> di
         The counts `offered`, `answers` and `on_cue`, and of them `precision`, `recall` and `f1`.
     """
     begins = np.unique(np.concatenate([nod_onsets(track), _smile_onsets(track)]))
-    begins = begins[~np.isin(floor[begins], ("self", "both"))] * FRAME_S
+    begins = begins[~_at_length(np.isin(floor, ("self", "both")))[begins]] * FRAME_S
     answers = begins[np.diff(begins, prepend=-np.inf) > CUE_S]
     cues_s = cues_s[cues_s + CUE_S <= len(track) * FRAME_S]
     on_cue, first = 0, 0
@@ -217,6 +222,15 @@ def cue_answers(track: MotionTrack, floor: np.ndarray, cues_s: np.ndarray) -> di
     )
 
 
+def _at_length(speaking: np.ndarray) -> np.ndarray:
+    """[n] whether somebody speaks for longer than a backchannel takes (0.66 s at p95 in telephone dialogues)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], speaking, [False]]).astype(np.int8))).reshape(-1, 2)
+    result = np.zeros(len(speaking), bool)
+    for start, end in edges:
+        result[start:end] = (end - start) * FRAME_S >= TURN_S
+    return result
+
+
 def agreement(offered: float, answers: float, on_cue: float) -> dict[str, float | None]:
     """Precision, recall and F1 of answers to cues; also of counts summed over conversations."""
     return {
@@ -227,19 +241,19 @@ def agreement(offered: float, answers: float, on_cue: float) -> dict[str, float 
 
 
 def _smile_onsets(track: MotionTrack) -> np.ndarray:
-    """[k] frames from which a smile rises by 0.1 within half a second."""
+    """[k] frames at which a smile has risen by 0.1 within half a second."""
     sides = [track.channel(name) for name in ("mouthSmileLeft", "mouthSmileRight")]
     if sides[0] is None or len(track) <= SMILE_RISE_FRAMES:
         return np.zeros(0, np.int64)
     smile = (sides[0] + sides[1]) / 2
     rising = np.concatenate([[False], smile[SMILE_RISE_FRAMES:] - smile[:-SMILE_RISE_FRAMES] >= SMILE_RISE])
-    return np.flatnonzero(np.diff(rising.astype(np.int8)) == 1)
+    return np.flatnonzero(np.diff(rising.astype(np.int8)) == 1) + SMILE_RISE_FRAMES
 
 
-def frame_energy(voice: np.ndarray) -> np.ndarray:
-    """Log of the mean square of each 40 ms frame of a voice [n], [n // 640]."""
+def frame_energy(voice: np.ndarray, floor: float = ENERGY_FLOOR) -> np.ndarray:
+    """Log of the mean square of each 40 ms frame of a voice [n], [n // 640]; `floor` is added to the mean square."""
     frames = voice[: len(voice) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    return np.log(np.square(frames).mean(axis=1) + ENERGY_FLOOR)
+    return np.log(np.square(frames).mean(axis=1) + floor)
 
 
 def best_offset(mouth: np.ndarray, reference: np.ndarray, reach: int = LIP_REACH) -> tuple[float | None, int | None]:

@@ -34,6 +34,8 @@ RIVALS = {
     BEHAVIOUR: "of a generated dialogue: the behaviour model that made it, drawn anew",
 }
 SEEDED = (NOISE, BEHAVIOUR)
+FAINT = 1e-7
+"""Added to the mean square of the voice; on a real recording its log follows the jaw best with so little."""
 _JAW_OPEN = {ARKIT: CHANNELS.index("jawOpen"), FLAME: JAW.start}
 
 
@@ -82,7 +84,7 @@ def rival_motion(
     motion = np.tile(people.mean.astype(np.float32), (count, 1))
     if name == ENERGY_JAW:
         voice = np.concatenate([frame.own for frame in frames])
-        opening = people.offset + people.gain * frame_energy(voice)[:count]
+        opening = people.offset + people.gain * frame_energy(voice, FAINT)[:count]
         motion[:, _JAW_OPEN[clip.truth.kind]] = opening.clip(0.0, 1.0) if clip.truth.kind == ARKIT else opening
     return MotionTrack(motion, clip.truth.kind)
 
@@ -96,7 +98,7 @@ def true_people(sources: tuple[ClipSource, ...], kind: str) -> People:
         if truth is None or truth.kind != kind:
             continue
         motion.append(np.asarray(truth.values, np.float32))
-        energy = frame_energy(read_voice(source.own, 0 if source.partner is None else None))
+        energy = frame_energy(read_voice(source.own, 0 if source.partner is None else None), FAINT)
         frames = min(len(energy), len(truth))
         energies.append(energy[:frames])
         openings.append(motion[-1][:frames, _JAW_OPEN[kind]])

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from timar_ros.errors import TimarError
-from timar_ros.learn.generate import dialogue_name, make_dialogue, write_dialogue
+from timar_ros.learn.generate import generate
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.replay.clips import ClipSource, find_clips
 from timar_ros.replay.rivals import RIVALS, SEEDED, rival_motion, true_people
@@ -89,19 +89,20 @@ def test_without_true_motion_there_is_nobody_to_be_like(people):
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite makes the dialogues")
 def test_behaviour_model_moves_the_same_dialogue_anew(tmp_path):
-    dialogue, motions = make_dialogue(7, 0, 12.0)
-    write_dialogue(tmp_path, dialogue_name(7, 0), dialogue, motions, (7, 0))
-    with np.load(tmp_path / f"{dialogue_name(7, 0)}_speaker2.npz") as held:
-        np.savez(tmp_path / f"{dialogue_name(7, 0)}_speaker2.npz", **(dict(held) | {"seconds": 12.0}))
+    generate(tmp_path, 12 / 3600, 7, 1, 12.0)
+    (second_party,) = tmp_path.glob("*_speaker2.npz")
+    with np.load(second_party) as held:
+        truth = held["motion"]
+        np.savez(second_party, **(dict(held) | {"seconds": 12.0}))
     source = find_clips(tmp_path)[1]
     assert source.is_generated and source.read().made.party == 1
     first, second = drawn("behaviour", (source,)), drawn("behaviour", (source,), seed=1)
-    assert first.shape == motions[1].shape
+    assert first.shape == truth.shape
     assert np.array_equal(first, drawn("behaviour", (source,))) and not np.array_equal(first, second)
-    assert not np.array_equal(first, motions[1])
+    assert not np.array_equal(first, truth)
     # The mouth says the same, the head moves otherwise.
-    assert np.corrcoef(first[:, JAW], motions[1][:, JAW])[0, 1] > 0.9
-    assert np.corrcoef(first[:, 2], motions[1][:, 2])[0, 1] < 0.9
+    assert np.corrcoef(first[:, JAW], truth[:, JAW])[0, 1] > 0.9
+    assert np.corrcoef(first[:, 2], truth[:, 2])[0, 1] < 0.9
 
 
 def test_behaviour_model_is_refused_for_conversations_that_it_did_not_make(people):

@@ -66,7 +66,7 @@ class Made:
     """Where a generated dialogue comes from, and what is known of it.
 
     Attributes:
-        seed, number, asked_s: of `timar generate`; they make it again.
+        seed, number, asked_s, engines: of `timar generate`; they make it again. No engines: those it has by itself.
         party: which of the two is self, 0 or 1.
         cues: [n] s, the instants in the partner's speech at which self, listening, could have answered.
     """
@@ -74,6 +74,7 @@ class Made:
     seed: int
     number: int
     asked_s: float
+    engines: tuple[str, ...]
     party: int
     cues: np.ndarray
 
@@ -190,11 +191,12 @@ def _made(truth: Path) -> Made | None:
                 return None
             seed, number = (int(value) for value in told["seed"])
             asked_s = float(told["seconds"]) if "seconds" in told.files else DIALOGUE_SECONDS
+            engines = tuple(str(name) for name in told["engines"]) if "engines" in told.files else ()
             cues = told["cues_offered" if "cues_offered" in told.files else "cue_sources"]
     except (OSError, ValueError, EOFError) as error:
         raise TimarError(f"{truth} cannot be read as motion ({error}); give a .npz file") from error
     party = next((k for k, speaker in enumerate(SPEAKERS) if truth.stem.endswith(speaker)), 0)
-    return Made(seed, number, asked_s, party, np.asarray(cues, np.float64))
+    return Made(seed, number, asked_s, engines, party, np.asarray(cues, np.float64))
 
 
 def find_clips(path: str | Path, topics: Mapping[str, str] | None = None) -> list[ClipSource]:

@@ -128,7 +128,7 @@ def _drawn_anew(clip: Clip, seed: int) -> MotionTrack:
         raise TimarError(
             f"{clip.name}: the rival {BEHAVIOUR!r} is known for dialogues of `timar generate` only; leave it out here"
         )
-    dialogue = _dialogue(made.seed, made.number, made.asked_s)
+    dialogue = _dialogue(made.seed, made.number, made.asked_s, made.engines)
     if round(dialogue.seconds * FRAME_RATE) != len(clip.truth):
         raise TimarError(
             f"{clip.name}: today's generator makes another dialogue of its seed than the one that is there; generate "
@@ -139,5 +139,5 @@ def _drawn_anew(clip: Clip, seed: int) -> MotionTrack:
 
 
 @lru_cache(maxsize=2)
-def _dialogue(seed: int, number: int, seconds: float) -> Dialogue:
-    return make_dialogue(seed, number, seconds)[0]
+def _dialogue(seed: int, number: int, seconds: float, engines: tuple[str, ...]) -> Dialogue:
+    return make_dialogue(seed, number, seconds, *([engines] if engines else []))[0]

@@ -7,11 +7,13 @@ from timar_ros.motion.channels import CHANNELS
 from timar_ros.replay.behaviour_metrics import (
     behaviour_metrics,
     best_offset,
+    cue_answers,
     floor_by_frame,
     frozen_stretches,
     jerk,
     lips,
     nod_onsets,
+    shapes_correlation,
 )
 from timar_ros.replay.motion_track import FLAME, MotionTrack
 from timar_ros.stream.floor import Floor
@@ -127,6 +129,38 @@ def test_answers_to_the_partners_pauses_are_found_and_timed():
     figures = behaviour_metrics(head(headPitch=nods_at([10.5, 50.5])), FLOOR)["responses"]
     assert figures["pauses"] == 3 and figures["motion_share"] == pytest.approx(2 / 3)
     assert figures["motion_delay_ms"] == pytest.approx(500, abs=250)
+
+
+def test_answers_on_cues_are_counted_one_for_each_cue():
+    # Nods of the listener at 3.4, 8.4 and 45.4 s; one at 12.4 s, while self speaks, answers nobody.
+    nods = head(headPitch=nods_at([3.4, 8.4, 12.4, 45.4]))
+    figures = cue_answers(nods, FLOOR, np.array([3.0, 3.1, 7.0, 45.0, 47.0]))
+    assert (figures["offered"], figures["answers"], figures["on_cue"]) == (5, 3, 2)
+    assert figures["precision"] == pytest.approx(2 / 3) and figures["recall"] == pytest.approx(2 / 5)
+    assert figures["f1"] == pytest.approx(4 / 8)
+    assert cue_answers(nods, FLOOR, np.zeros(0))["f1"] is None
+    assert cue_answers(head(), FLOOR, np.array([3.0])) | {"precision": 0} == {
+        "offered": 1, "answers": 0, "on_cue": 0, "precision": 0, "recall": 0.0, "f1": 0.0,
+    }  # fmt: skip
+
+
+def test_a_smile_is_an_answer():
+    smile = np.clip((TIME - 4.0) / 0.5, 0.0, 0.4)
+    assert cue_answers(head(mouthSmileLeft=smile, mouthSmileRight=smile), FLOOR, np.array([3.5]))["on_cue"] == 1
+
+
+def test_mouth_while_listening_is_told_against_the_mouth_while_speaking():
+    jaw = 0.5 + np.where(FLOOR == "partner", 0.05, 0.25) * np.sin(2 * np.pi * 2 * TIME)
+    assert behaviour_metrics(head(jawOpen=jaw), FLOOR)["mouth_while_listening"] == pytest.approx(0.2, rel=0.05)
+
+
+def test_only_shapes_that_move_count_for_the_mouths_correlation():
+    wave, other = np.sin(2 * np.pi * 1.0 * TIME), np.cos(2 * np.pi * 1.0 * TIME)
+    truth = head(mouthFunnel=0.5 + 0.2 * wave, mouthPucker=0.5 + 0.2 * wave, mouthPressLeft=0.01 * wave)
+    drawn = head(mouthFunnel=0.5 + 0.1 * wave, mouthPucker=0.5 + 0.1 * other, mouthPressLeft=other)
+    assert shapes_correlation(drawn, truth) == pytest.approx(0.5, abs=1e-6)
+    assert shapes_correlation(head(), truth) == 0.0  # what does not move follows nothing
+    assert shapes_correlation(drawn, head()) is None
 
 
 def test_floor_is_set_back_to_where_it_changed():

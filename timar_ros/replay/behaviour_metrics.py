@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
+from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.rates import FRAME_RATE, FRAME_S, FRAME_SAMPLES
 from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.published_metrics import correlation
@@ -28,12 +29,17 @@ NOD_PAUSE_S = 1.0
 LIP_REACH = 8
 """Frames within which the best offset of mouth and sound is looked for: ±320 ms."""
 RESPONSE_S = 2.0
+CUE_S = 1.0
+TURN_S = 1.0
 SMILE_RISE = 0.1
 SMILE_RISE_FRAMES = 12
 BLINK_CLOSED, BLINK_OPEN = 0.5, 0.3
 FROZEN_DEG_S, FROZEN_S = 0.5, 3.0
 JERK_HZ = 8.0
 ENERGY_FLOOR = 1e-5
+MOVED_SHAPE = 0.03
+"""Standard deviation above which a shape of the mouth moves enough to be followed."""
+MOUTH_SHAPES = tuple(name for name in ARKIT_BLENDSHAPES if name.startswith("mouth"))
 
 
 def floor_by_frame(boundaries: Sequence[TurnBoundary], frames: int) -> np.ndarray:
@@ -109,11 +115,12 @@ def jerk(track: MotionTrack) -> float | None:
 
 
 def nod_onsets(track: MotionTrack) -> np.ndarray:
-    """[k] frames at which nods begin.
+    """[k] frames at which nods begin: the middle of the first way down.
 
     Pitch is passed through 0.5 to 3.5 Hz (Hadar et al. 1985: nods are rhythmic, within that band), without delay. A
     swing is the way from one turning point to the next, of 1.5 deg or more. Swings that follow each other within 1 s
-    are one nod, however many cycles it has; it takes two, there and back.
+    are one nod, however many cycles it has; it takes two, there and back. The filter swings up before the head first
+    goes down, so that a nod would seem to begin before its cause.
     """
     pitch = np.degrees(track.rpy()[:, 1])
     if len(pitch) < 2 * FRAME_RATE:
@@ -122,13 +129,15 @@ def nod_onsets(track: MotionTrack) -> np.ndarray:
     turning = np.flatnonzero(np.diff(np.sign(np.diff(swinging))) != 0) + 1
     starts, ends = turning[:-1], turning[1:]
     large = np.abs(swinging[ends] - swinging[starts]) >= NOD_SWING_DEG
-    onsets, swings, last = [], 0, -(10**9)
+    onsets, swings, last, down = [], 0, -(10**9), 0
     for start, end in zip(starts[large], ends[large], strict=True):
         if start - last > NOD_PAUSE_S * FRAME_RATE:
-            swings, first = 0, start
+            swings = 0
+        if swings < 2 and swinging[end] > swinging[start]:
+            down = (start + end) // 2
         swings, last = swings + 1, end
         if swings == 2:
-            onsets.append(first)
+            onsets.append(down)
     return np.array(onsets, np.int64)
 
 
@@ -185,20 +194,66 @@ def responses(track: MotionTrack, floor: np.ndarray) -> dict[str, float | None]:
     return result
 
 
+def cue_answers(track: MotionTrack, floor: np.ndarray, cues_s: np.ndarray) -> dict[str, float | None]:
+    """How nods and smiles of a listener fall on the cues in the partner's speech.
+
+    An answer is a nod or a smile that begins while self does not speak, or no longer than a backchannel; both within a
+    second are one answer. It is on a cue where it begins within 1 s after it; a cue takes one answer and an answer one
+    cue, in order of time.
+
+    Args:
+        cues_s: [n] s, rising: when the partner offered to be answered.
+
+    Returns:
+        The counts `offered`, `answers` and `on_cue`, and of them `precision`, `recall` and `f1`.
+    """
+    begins = np.unique(np.concatenate([nod_onsets(track), _smile_onsets(track)]))
+    begins = begins[~_at_length(np.isin(floor, ("self", "both")))[begins]] * FRAME_S
+    answers = begins[np.diff(begins, prepend=-np.inf) > CUE_S]
+    cues_s = cues_s[cues_s + CUE_S <= len(track) * FRAME_S]
+    on_cue, first = 0, 0
+    for answer in answers:
+        while first < len(cues_s) and cues_s[first] < answer - CUE_S:
+            first += 1
+        if first < len(cues_s) and cues_s[first] <= answer:
+            on_cue, first = on_cue + 1, first + 1
+    return {"offered": len(cues_s), "answers": len(answers), "on_cue": on_cue} | agreement(
+        len(cues_s), len(answers), on_cue
+    )
+
+
+def _at_length(speaking: np.ndarray) -> np.ndarray:
+    """[n] whether somebody speaks for longer than a backchannel takes (0.66 s at p95 in telephone dialogues)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], speaking, [False]]).astype(np.int8))).reshape(-1, 2)
+    result = np.zeros(len(speaking), bool)
+    for start, end in edges:
+        result[start:end] = (end - start) * FRAME_S >= TURN_S
+    return result
+
+
+def agreement(offered: float, answers: float, on_cue: float) -> dict[str, float | None]:
+    """Precision, recall and F1 of answers to cues; also of counts summed over conversations."""
+    return {
+        "precision": on_cue / answers if answers else None,
+        "recall": on_cue / offered if offered else None,
+        "f1": 2 * on_cue / (offered + answers) if offered else None,
+    }
+
+
 def _smile_onsets(track: MotionTrack) -> np.ndarray:
-    """[k] frames from which a smile rises by 0.1 within half a second."""
+    """[k] frames at which a smile has risen by 0.1 within half a second."""
     sides = [track.channel(name) for name in ("mouthSmileLeft", "mouthSmileRight")]
     if sides[0] is None or len(track) <= SMILE_RISE_FRAMES:
         return np.zeros(0, np.int64)
     smile = (sides[0] + sides[1]) / 2
     rising = np.concatenate([[False], smile[SMILE_RISE_FRAMES:] - smile[:-SMILE_RISE_FRAMES] >= SMILE_RISE])
-    return np.flatnonzero(np.diff(rising.astype(np.int8)) == 1)
+    return np.flatnonzero(np.diff(rising.astype(np.int8)) == 1) + SMILE_RISE_FRAMES
 
 
-def frame_energy(voice: np.ndarray) -> np.ndarray:
-    """Log of the mean square of each 40 ms frame of a voice [n], [n // 640]."""
+def frame_energy(voice: np.ndarray, floor: float = ENERGY_FLOOR) -> np.ndarray:
+    """Log of the mean square of each 40 ms frame of a voice [n], [n // 640]; `floor` is added to the mean square."""
     frames = voice[: len(voice) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    return np.log(np.square(frames).mean(axis=1) + ENERGY_FLOOR)
+    return np.log(np.square(frames).mean(axis=1) + floor)
 
 
 def best_offset(mouth: np.ndarray, reference: np.ndarray, reach: int = LIP_REACH) -> tuple[float | None, int | None]:
@@ -239,7 +294,19 @@ def lips(track: MotionTrack, own_voice: np.ndarray | None, truth: MotionTrack | 
         result[f"{prefix}correlation"] = value
         result[f"{prefix}offset_ms"] = None if lag is None else 40 * lag
         result[f"{prefix}same_instant"] = at_once
+    if truth is not None:
+        result["shapes"] = shapes_correlation(track, truth)
     return result
+
+
+def shapes_correlation(track: MotionTrack, truth: MotionTrack) -> float | None:
+    """Correlation with the truth, averaged over the shapes of the mouth that move in it (sd > 0.03)."""
+    frames, values = min(len(track), len(truth)), []
+    for name in MOUTH_SHAPES:
+        drawn, real = track.channel(name), truth.channel(name)
+        if drawn is not None and real is not None and real[:frames].std() > MOVED_SHAPE:
+            values.append(correlation(drawn[:frames], real[:frames]) or 0.0)
+    return float(np.mean(values)) if values else None
 
 
 def behaviour_metrics(
@@ -247,6 +314,7 @@ def behaviour_metrics(
     floor: np.ndarray | None = None,
     own_voice: np.ndarray | None = None,
     truth: MotionTrack | None = None,
+    cues_s: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """All figures of one motion; what rests on an argument that is not given is left out.
 
@@ -254,6 +322,7 @@ def behaviour_metrics(
         floor: [n] who has the floor at each frame (`floor_by_frame`).
         own_voice: 16 kHz mono, from the first frame's start.
         truth: what the true person did.
+        cues_s: [n] s, when the partner offered to be answered.
     """
     own_jerk, true_jerk = jerk(track), jerk(truth) if truth is not None else None
     figures: dict[str, Any] = {
@@ -273,4 +342,8 @@ def behaviour_metrics(
         figures["movement"] = movement(track, floor)
         figures["nods_per_minute"] = per_minute(nod_onsets(track), floor)
         figures["responses"] = responses(track, floor)
+        listening, speaking = (figures["movement"]["mouth"][name] for name in ("partner", "self"))
+        figures["mouth_while_listening"] = listening / speaking if listening is not None and speaking else None
+        if cues_s is not None:
+            figures["cues"] = cue_answers(track, floor, cues_s)
     return figures

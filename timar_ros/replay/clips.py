@@ -19,6 +19,7 @@ import soundfile
 import yaml
 
 from timar_ros.errors import TimarError
+from timar_ros.learn.generate import DIALOGUE_SECONDS
 from timar_ros.motion.channels import HEAD_CHANNELS, MOTION_DIM
 from timar_ros.rates import FRAME_NS, FRAME_RATE, FRAME_SAMPLES
 from timar_ros.replay.bag import Recording, Signal, Voice, read_recording
@@ -61,6 +62,24 @@ class LiveRun:
 
 
 @dataclass(frozen=True)
+class Made:
+    """Where a generated dialogue comes from, and what is known of it.
+
+    Attributes:
+        seed, number, asked_s, engines: of `timar generate`; they make it again. No engines: those it has by itself.
+        party: which of the two is self, 0 or 1.
+        cues: [n] s, the instants in the partner's speech at which self, listening, could have answered.
+    """
+
+    seed: int
+    number: int
+    asked_s: float
+    engines: tuple[str, ...]
+    party: int
+    cues: np.ndarray
+
+
+@dataclass(frozen=True)
 class Clip:
     """One conversation.
 
@@ -68,6 +87,7 @@ class Clip:
         frames: both voices, from index 0, with the partner's face where it was seen.
         truth: what the person who speaks with the own voice really did.
         other: what the partner really did.
+        made: of a generated dialogue.
         recorded: what a live head did, from the first frame on.
         live: how it went live, where a bag holds the trace.
         system: latency, misses and gaps of a live bag.
@@ -78,6 +98,7 @@ class Clip:
     frames: tuple[Frame, ...]
     truth: MotionTrack | None = None
     other: MotionTrack | None = None
+    made: Made | None = None
     recorded: MotionTrack | None = None
     live: LiveRun | None = None
     system: Mapping[str, Any] = field(default_factory=dict)
@@ -104,6 +125,11 @@ class ClipSource:
     topics: tuple[tuple[str, str], ...] = ()
     number: int = 0
     """Which of several conversations in a bag."""
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether this is one party of a dialogue of `timar generate`."""
+        return self.truth is not None and _made(self.truth) is not None
 
     @property
     def is_bag(self) -> bool:
@@ -136,7 +162,8 @@ class ClipSource:
         frames = frames_of(own, partner)
         if other is not None:
             frames = _with_partner_motion(frames, other)
-        return Clip(self.name, frames, truth, other, notes=tuple(notes))
+        made = _made(self.truth) if self.truth else None
+        return Clip(self.name, frames, truth, other, made, notes=tuple(notes))
 
     def _read_bag(self) -> Clip:
         recording = read_recording(self.own, dict(self.topics))
@@ -153,7 +180,23 @@ class ClipSource:
         system = {name: figures[name] for name in SYSTEM_FIGURES} | {"voice_missing_ms": figures["voice_missing_ms"]}
         truth, other = (load_motion(path) if path else None for path in (self.truth, self.other))
         notes = tuple(f"{self.name}: {note}" for note in notes)
-        return Clip(self.name, frames, truth, other, recorded, live, system, notes)
+        return Clip(self.name, frames, truth, other, None, recorded, live, system, notes)
+
+
+def _made(truth: Path) -> Made | None:
+    """What `timar generate` told beside a party's motion; None where this is somebody else's file."""
+    try:
+        with np.load(truth, allow_pickle=False) as told:
+            if not {"seed", "cue_sources"} <= set(told.files):
+                return None
+            seed, number = (int(value) for value in told["seed"])
+            asked_s = float(told["seconds"]) if "seconds" in told.files else DIALOGUE_SECONDS
+            engines = tuple(str(name) for name in told["engines"]) if "engines" in told.files else ()
+            cues = told["cues_offered" if "cues_offered" in told.files else "cue_sources"]
+    except (OSError, ValueError, EOFError) as error:
+        raise TimarError(f"{truth} cannot be read as motion ({error}); give a .npz file") from error
+    party = next((k for k, speaker in enumerate(SPEAKERS) if truth.stem.endswith(speaker)), 0)
+    return Made(seed, number, asked_s, engines, party, np.asarray(cues, np.float64))
 
 
 def find_clips(path: str | Path, topics: Mapping[str, str] | None = None) -> list[ClipSource]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from timar_ros.parallel import in_parallel
 from timar_ros.replay.clips import ClipSource
-from timar_ros.replay.trial import LIVE, Settings, Trial, Variant, plain, run_trial
+from timar_ros.replay.motion_track import MotionTrack, load_motion
+from timar_ros.replay.pooled import pooled_cues, pooled_motion
+from timar_ros.replay.trial import LIVE, Settings, Trial, Variant, plain, run_trials
 
 LOW, HIGH, TRUTH, NEAR_ZERO = "low", "high", "truth", "near zero"
 RESAMPLES = 2000
@@ -47,6 +50,8 @@ def _rows() -> tuple[Row, ...]:
     rows += [
         Row("lips", "lips.correlation", "correlation", "", HIGH),
         Row("lips", "lips.offset_ms", "late by", "ms", NEAR_ZERO),
+        Row("lips", "lips.same_instant", "correlation at the same instant", "", HIGH),
+        Row("lips", "lips.shapes", "correlation of the mouth's shapes", "", HIGH),
         Row("lips", "lips.voice_correlation", "correlation with the own voice", "", TRUTH),
         Row("lips", "lips.voice_offset_ms", "late after the own voice by", "ms", TRUTH),
         Row("head", "head.sd_deg", "spread", "°", TRUTH),
@@ -64,7 +69,19 @@ def _rows() -> tuple[Row, ...]:
     rows += [
         Row("answers", "responses.motion_share", "partner's pauses answered by motion, share", "", TRUTH),
         Row("answers", "responses.motion_delay_ms", "after", "ms", TRUTH),
+        Row("answers", "cues.precision", "share of answers that fall on a cue", "", TRUTH),
+        Row("answers", "cues.recall", "share of cues that are answered", "", TRUTH),
+        Row("answers", "cues.f1", "F1 of both", "", TRUTH),
         Row("answers", "blinks.per_minute", "blinks", "/min", TRUTH),
+        Row("answers", "mouth_while_listening", "mouth while the partner speaks, over own speech", "×", TRUTH),
+        *(
+            Row("all conversations as one", f"pooled.{metric}.{group}", f"{name} {group}", "", LOW)
+            for metric, name in (("fd", "FD"), ("paired_fd", "paired FD"), ("rpcc", "rPCC"))
+            for group in ("exp", "jaw", "pose")
+        ),
+        Row("all conversations as one", "pooled.lips.same_instant", "jaw's correlation", "", HIGH),
+        Row("all conversations as one", "pooled.lips.shapes", "correlation of the mouth's shapes", "", HIGH),
+        Row("all conversations as one", "pooled.cues.f1", "F1 of answers and cues", "", TRUTH),
         *(Row("use of the robot's limits", f"limits.{name}", name, "of 1") for name in LIMITS),
         Row("live", "live.largest_difference", "largest difference from the live motion"),
         Row("live", "system.latency_ms.p50", "latency, p50", "ms"),
@@ -99,11 +116,16 @@ class Summary:
 
 @dataclass
 class Comparison:
-    """Trials as they come; everything else is worked out from them, also of an interrupted run."""
+    """Trials as they come; everything else is worked out from them, also of an interrupted run.
+
+    Attributes:
+        sources: where the true motion is read for the figures over all conversations; empty: without those.
+    """
 
     variants: Sequence[Variant]
     trials: list[Trial] = field(default_factory=list)
     wanted: int = 0
+    sources: Sequence[ClipSource] = ()
     wall_s: float = 0.0
     processes: int = 1
 
@@ -124,31 +146,51 @@ class Comparison:
         """One for each policy and perturbation that has a result, in the order in which they were asked for."""
         return [
             summary
-            for key in dict.fromkeys((v.policy, v.perturbation) for v in self.variants)
+            for key in dict.fromkeys(variant.without_seed for variant in self.variants)
             if (summary := self._summary(key)) is not None
         ]
 
     def truth(self) -> dict[str, Any]:
         """The true people's figures, averaged over clips, by dotted path."""
-        by_clip = {trial.clip: flat(trial.truth) for trial in self.trials if trial.truth}
-        return _means(list(by_clip.values()))
+        by_clip = {trial.clip: trial.truth for trial in self.trials if trial.truth}
+        counts = [truth["cues"] for truth in by_clip.values() if "cues" in truth]
+        pooled = {"pooled": {"cues": pooled_cues(counts)}} if len(counts) > 1 else {}
+        return _means([flat(truth) for truth in by_clip.values()]) | flat(pooled)
 
-    def _summary(self, key: tuple[str | None, str | None]) -> Summary | None:
-        trials = [t for t in self.trials if (t.variant.policy, t.variant.perturbation) == key and t.error is None]
+    def _summary(self, key: Variant) -> Summary | None:
+        trials = [t for t in self.trials if t.variant.without_seed == key and t.error is None]
         if not trials:
             return None
         by_clip: dict[str, list[dict[str, Any]]] = {}
         for trial in sorted(trials, key=lambda t: (t.clip, t.seed)):
             by_clip.setdefault(trial.clip, []).append(flat(trial.metrics))
         clips = [_means(figures) for figures in by_clip.values()]
-        variant = trials[0].variant
-        label = Variant(variant.policy or trials[0].policy, None, variant.perturbation).label
-        if variant.policy == LIVE:
-            label = "as recorded"
+        label = "as recorded" if key.policy == LIVE else replace(key, policy=key.policy or trials[0].policy).label
+        means = _means(clips) | (flat({"pooled": self._pooled(trials)}) if len(clips) > 1 else {})
         return Summary(
-            variant, label, _means(clips), _intervals(clips), len(trials),
+            key, label, means, _intervals(clips), len(trials),
             sum(t.seconds for t in trials), sum(t.wall_s for t in trials),
         )  # fmt: skip
+
+    def _pooled(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """Figures over the frames and the counts of all trials together."""
+        pooled: dict[str, Any] = {}
+        people = {name: self._people[name] for name in self._people if self._people[name][0] is not None}
+        known = [trial for trial in trials if trial.clip in people and trial.motion is not None]
+        if known:
+            truths, others = zip(*(people[trial.clip] for trial in known), strict=True)
+            pooled |= pooled_motion([trial.motion for trial in known], truths, others)
+        counts = [trial.metrics["cues"] for trial in trials if trial.metrics.get("cues")]
+        return pooled | ({"cues": pooled_cues(counts)} if counts else {})
+
+    @cached_property
+    def _people(self) -> dict[str, tuple[MotionTrack | None, MotionTrack | None]]:
+        """By clip: what both parties really did."""
+        return {
+            source.name: tuple(load_motion(path) if path else None for path in (source.truth, source.other))
+            for source in self.sources
+            if any(trial.clip == source.name and trial.error is None for trial in self.trials)
+        }
 
 
 def compare(
@@ -165,14 +207,18 @@ def compare(
 
     from joblib import effective_n_jobs
 
-    jobs = [(source, variant, settings, tuple(sources)) for source in sources for variant in variants]
-    comparison = Comparison(variants, wanted=len(jobs), processes=effective_n_jobs(processes))
+    processes = effective_n_jobs(processes)
+    comparison = Comparison(variants, wanted=len(sources) * len(variants), sources=sources, processes=processes)
+    # Together where there are conversations enough for all: what was read and heard once serves all variants.
+    together = [tuple(variants)] if len(sources) >= 2 * processes else [(variant,) for variant in variants]
+    jobs = [(source, part, settings, tuple(sources)) for source in sources for part in together]
     began = time.perf_counter()
-    for trial in in_parallel(run_trial, jobs, processes):
-        comparison.trials.append(trial)
-        comparison.wall_s = time.perf_counter() - began
-        if done is not None:
-            done(comparison)
+    for trials in in_parallel(run_trials, jobs, processes):
+        for trial in trials:
+            comparison.trials.append(trial)
+            comparison.wall_s = time.perf_counter() - began
+            if done is not None:
+                done(comparison)
     return comparison
 
 
@@ -290,6 +336,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         | {
             "label": summary.label,
             "perturbation": summary.variant.perturbation,
+            "lookahead_frames": summary.variant.lookahead_frames,
+            "draws": summary.variant.draws,
             "intervals": nested({path: list(ends) for path, ends in summary.intervals.items()}),
             "trials": summary.trials,
         }
@@ -297,8 +345,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     ]
     trials = [
         {
-            "clip": t.clip, "label": Variant(t.policy or t.variant.policy, None, t.variant.perturbation).label,
-            "policy": t.policy, "seed": t.seed, "perturbation": t.variant.perturbation, "seconds": t.seconds,
+            "clip": t.clip, "label": replace(t.variant, policy=t.policy or t.variant.policy).label,
+            "policy": t.policy, "seed": t.seed, "perturbation": t.variant.perturbation,
+            "lookahead_frames": t.variant.lookahead_frames, "draws": t.variant.draws, "seconds": t.seconds,
             "wall_s": t.wall_s, "error": t.error, "notes": t.notes, "metrics": t.metrics,
         }
         for t in comparison.trials

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from timar_ros.errors import TimarError
 from timar_ros.rates import FRAME_NS, FRAME_RATE
 from timar_ros.replay.bag import Recording, Turn, Voice
 from timar_ros.replay.clips import Clip
@@ -27,10 +28,11 @@ from timar_ros.replay.comparison import (
 from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.render import render_side_by_side
 from timar_ros.replay.report import Plots, add_floor, add_voices, plots_panel, write_page
-from timar_ros.replay.trial import Trial
+from timar_ros.replay.trial import Trial, Variant
 from timar_ros.stream.frames import PARTNER, SELF
 
 MOST_CURVES = 6
+MOST_HEADS = 12
 TRUE_PERSON = "true person"
 _COLOURS = ("--curve1", "--curve2", "--curve3", "--curve4", "--curve5", "--curve6")
 _HEAD_ROWS = (("yaw", 2), ("pitch", 1), ("roll", 0))
@@ -59,6 +61,15 @@ def write_comparison(
     parts += [_clip(clip, _shown(comparison, clip), video_s) for clip in clips if _shown(comparison, clip)]
     parts.append(_closing(command))
     return write_page(Path(path), "Policies compared", parts)
+
+
+def write_heads(comparison: Comparison, clip: Clip, path: str | Path, seconds: float) -> Path:
+    """Writes an mp4 of the true person and every policy and rival beside each other, undisturbed, as single draws."""
+    shown = _shown(comparison, clip, MOST_HEADS, lambda v: v.perturbation is None and v.draws is None)
+    if not shown:
+        raise TimarError(f"there is nothing to show of {clip.name}: no trial of it gave motion")
+    recording = _recording(clip, next(iter(shown.values())).floor)
+    return _render(recording, _tracks(clip, shown), Path(path), _liveliest_s(shown, seconds), seconds)
 
 
 def _heading(comparison: Comparison) -> str:
@@ -115,26 +126,27 @@ def _cell(row: Row, summary: Summary, wins: bool) -> str:
     return f'<td class="number">{value}{between}</td>'
 
 
-def _shown(comparison: Comparison, clip: Clip) -> dict[str, Trial]:
+def _shown(
+    comparison: Comparison, clip: Clip, most: int = MOST_CURVES, wanted: Callable[[Variant], bool] = lambda v: True
+) -> dict[str, Trial]:
     """By label the first seed of each variant on a clip, in the table's order."""
     shown: dict[str, Trial] = {}
     for summary in comparison.summaries():
-        key = (summary.variant.policy, summary.variant.perturbation)
+        if not wanted(summary.variant):
+            continue
         trials = [
             t
             for t in comparison.trials
-            if t.clip == clip.name and t.motion is not None and (t.variant.policy, t.variant.perturbation) == key
+            if t.clip == clip.name and t.motion is not None and t.variant.without_seed == summary.variant
         ]
         if trials:
             shown[summary.label] = min(trials, key=lambda trial: trial.seed)
-    return dict(list(shown.items())[:MOST_CURVES])
+    return dict(list(shown.items())[:most])
 
 
 def _clip(clip: Clip, shown: Mapping[str, Trial], video_s: float) -> str:
     recording = _recording(clip, next(iter(shown.values())).floor)
-    tracks = {label: trial.motion for label, trial in shown.items()}
-    if clip.truth is not None:
-        tracks = {TRUE_PERSON: clip.truth.cut(len(clip.frames))} | tracks
+    tracks = _tracks(clip, shown)
     plots = Plots(recording.start_ns, 0.0, max(1.0, clip.seconds))
     add_voices(plots, recording)
     add_floor(plots, recording)
@@ -153,6 +165,11 @@ def _clip(clip: Clip, shown: Mapping[str, Trial], video_s: float) -> str:
         video = _video(recording, tracks, start_s, video_s)
     title = f"{html.escape(clip.name)}, {clip.seconds:.1f} s"
     return f"<section><h2>{title}</h2>{video}{plots_panel(plots, keys, start_s)}</section>"
+
+
+def _tracks(clip: Clip, shown: Mapping[str, Trial]) -> dict[str, MotionTrack]:
+    true = {} if clip.truth is None else {TRUE_PERSON: clip.truth.cut(len(clip.frames))}
+    return true | {label: trial.motion for label, trial in shown.items()}
 
 
 def _recording(clip: Clip, floor: np.ndarray) -> Recording:
@@ -197,11 +214,16 @@ def _liveliest_s(shown: Mapping[str, Trial], seconds: float) -> float:
     return float(starts[int(np.argmax(shares))] / FRAME_RATE)
 
 
-def _video(recording: Recording, tracks: Mapping[str, MotionTrack], start_s: float, seconds: float) -> str:
-    start_ns = recording.start_ns + round(start_s * 1e9)
+def _render(
+    recording: Recording, tracks: Mapping[str, MotionTrack], path: Path, start_s: float, seconds: float
+) -> Path:
     motions = {label: track.shown() for label, track in tracks.items()}
+    return render_side_by_side(recording, motions, path, recording.start_ns + round(start_s * 1e9), seconds)
+
+
+def _video(recording: Recording, tracks: Mapping[str, MotionTrack], start_s: float, seconds: float) -> str:
     with TemporaryDirectory() as folder:
-        file = render_side_by_side(recording, motions, Path(folder, "heads.mp4"), start_ns, seconds)
+        file = _render(recording, tracks, Path(folder, "heads.mp4"), start_s, seconds)
         data = base64.b64encode(file.read_bytes()).decode()
     return (
         f'<video controls preload="metadata" style="max-width:{300 * max(2, min(4, len(tracks)))}px" '

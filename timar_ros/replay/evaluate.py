@@ -4,6 +4,7 @@ timar evaluate BAG                                       the bag's own policy ag
 timar evaluate BAGS --policy a b --perturb noise10dB --out DIR     a comparison with report.html
 timar evaluate --self a.wav --partner b.wav [--truth t.npz]
 timar evaluate --predicted a.npz --truth b.npz [--other c.npz]
+timar evaluate --goals DIALOGUES --self a.wav --partner b.wav --truth t.npz     a policy and its rivals, with verdicts
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,22 @@ from timar_ros.replay.bag import TOPIC_PATTERNS
 from timar_ros.replay.behaviour_metrics import behaviour_metrics
 from timar_ros.replay.clips import ClipSource, find_clips
 from timar_ros.replay.comparison import Comparison, as_json, compare, notes_of, number, table
+from timar_ros.replay.goals import GENERATED, REAL, SEEDS, goals_table, kinds_of, plan, verdicts
 from timar_ros.replay.motion_track import GROUPS, load_motion
 from timar_ros.replay.perturbations import PERTURBATIONS, perturbation
 from timar_ros.replay.published_metrics import PUBLISHED, published_metrics
-from timar_ros.replay.trial import Settings, Trial, Variant, plain
+from timar_ros.replay.rivals import RIVALS
+from timar_ros.replay.trial import Settings, Trial, Variant, plain, variants_of
 
 DRAWN_CLIPS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "perturbations:\n" + "\n".join(f"  {name:13} {what}" for name, what in PERTURBATIONS.items())
+    parser.epilog = "\n".join(
+        f"{title}:\n" + "\n".join(f"  {name:13} {what}" for name, what in known.items())
+        for title, known in (("perturbations", PERTURBATIONS), ("rivals", RIVALS))
+    )
     inputs = parser.add_argument_group("what to evaluate")
     inputs.add_argument(
         "clips", nargs="*", type=Path,
@@ -55,10 +60,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how = parser.add_argument_group("what to compare")
     how.add_argument(
-        "--policy", nargs="+", help="names under models/ or folders; live: the motion recorded in the bag",
+        "--policy", nargs="+",
+        help="names under models/ or folders; live: the motion recorded in the bag; or one of the rivals below",
+    )  # fmt: skip
+    how.add_argument(
+        "--goals", action="store_true",
+        help="each policy beside all rivals, with a verdict on each goal: generated dialogues and real conversations",
     )  # fmt: skip
     how.add_argument("--seed", nargs="+", type=int, help="seeds; their figures are averaged")
     how.add_argument("--perturb", nargs="+", default=[], metavar="NAME", help="also under these perturbations")
+    how.add_argument(
+        "--look-ahead", nargs="+", type=int, default=[0], metavar="FRAMES",
+        help="by how many frames of 40 ms the own voice is known before it is heard",
+    )  # fmt: skip
+    how.add_argument(
+        "--draws", type=int, metavar="N", help="also the mean of N draws of each policy; 0: one draw at temperature 0"
+    )
+    how.add_argument("--one-party", action="store_true", help="of each generated dialogue one party, for speed")
     how.add_argument("--hop-frames", type=int, help="frames of 40 ms that the policy advances by")
     how.add_argument("--turns", choices=("floor", "fixed"), help="turns of the conversation, or the published second")
     how.add_argument("--temperature", type=float, help="factor on the policy's noise, 0 for none")
@@ -68,7 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results = parser.add_argument_group("results")
     results.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     results.add_argument("--out", type=Path, metavar="DIR", help="write report.html, metrics.json and the motion here")
-    results.add_argument("--video-seconds", type=float, default=12.0, help="of each video in the report; 0: none")
+    results.add_argument("--video", type=Path, metavar="MP4", help="write the heads side by side here")
+    results.add_argument("--video-seconds", type=float, default=12.0, help="of each video; 0: none in the report")
     parallel.add_arguments(results)
 
 
@@ -76,9 +95,18 @@ def run(args: argparse.Namespace) -> int:
     if args.predicted is not None:
         return _score_finished(args)
     sources = _sources(args)
-    variants = _variants(args)
     _check(args)
-    settings = Settings(
+    if args.goals:
+        return _judge(args, sources)
+    comparison, interrupted = _compare(sources, _variants(args), _settings(args), args)
+    _show(comparison, sources, args)
+    if interrupted:
+        return 130
+    return 1 if comparison.failures else 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
         args.hop_frames,
         args.turns,
         args.temperature,
@@ -86,6 +114,12 @@ def run(args: argparse.Namespace) -> int:
         args.device,
         None if args.robot == "none" else args.robot,
     )
+
+
+def _compare(
+    sources: Sequence[ClipSource], variants: Sequence[Variant], settings: Settings, args: argparse.Namespace
+) -> tuple[Comparison, bool]:
+    """The comparison, and whether Ctrl-C ended it; then it holds what was done by then."""
     if args.out is not None:
         (args.out / "motion").mkdir(parents=True, exist_ok=True)
     kept = Comparison(variants, wanted=len(sources) * len(variants))
@@ -98,18 +132,46 @@ def run(args: argparse.Namespace) -> int:
         if args.out is not None:
             _save_motion(args.out / "motion", comparison.trials[-1])
 
-    interrupted = False
     processes = 1 if kept.wanted == 1 and args.cluster is None else args.jobs
     try:
         with bar, parallel.backend(args.cluster):
             compare(sources, variants, settings, processes, keep)
     except KeyboardInterrupt:
-        interrupted = True
         print(f"\ninterrupted after {len(kept.trials)} of {kept.wanted} trials; these are kept", file=sys.stderr)
-    _show(kept, sources, args)
+        return kept, True
+    return kept, False
+
+
+def _judge(args: argparse.Namespace, sources: Sequence[ClipSource]) -> int:
+    """`--goals`: each policy beside its rivals, on generated dialogues and on real conversations."""
+    policies, seeds = args.policy or ["default"], args.seed or list(SEEDS)
+    settings = replace(_settings(args), robot=None)
+    comparisons: dict[str, Comparison] = {}
+    interrupted = False
+    for where, found in kinds_of(sources, args.one_party).items():
+        if not interrupted:
+            comparisons[where], interrupted = _compare(found, plan(where, policies, seeds), settings, args)
+    for note in dict.fromkeys(note for each in comparisons.values() for note in notes_of(each.trials)):
+        print(f"note: {note}")
+    entries = verdicts(comparisons, policies)
+    print(goals_table(entries))
+    for where, each in comparisons.items():
+        clips = {trial.clip for trial in each.trials}
+        print(
+            f"{where}: {len(clips)} conversation{'s' * (len(clips) != 1)}, seeds {', '.join(map(str, seeds))}, "
+            f"{each.wall_s:.0f} s on {each.processes} core{'s' * (each.processes != 1)}"
+        )
+    figures = {"goals": plain(entries)} | {where: as_json(each) for where, each in comparisons.items()}
+    _write_json(args.json, figures)
+    if args.out is not None:
+        _write_json(args.out / "metrics.json", figures)
+        for where, each in comparisons.items():
+            _write_report(each, sources, args.out / f"report_{where}.html", args)
+    if args.video is not None:
+        _write_video(comparisons[REAL if REAL in comparisons else GENERATED], sources, args)
     if interrupted:
         return 130
-    return 1 if kept.failures else 0
+    return 1 if any(each.failures for each in comparisons.values()) else 0
 
 
 def _score_finished(args: argparse.Namespace) -> int:
@@ -137,10 +199,10 @@ def _sources(args: argparse.Namespace) -> list[ClipSource]:
     if (args.own is None) != (args.partner is None):
         raise TimarError("--self and --partner go together: a conversation has two voices")
     if args.own is not None:
-        sources.append(ClipSource(args.own.stem, args.own, args.partner))
+        sources.append(ClipSource(args.own.stem, args.own, args.partner, args.truth, args.other))
     if not sources:
         raise TimarError("nothing to evaluate; give a bag or a folder, or --self a.wav --partner b.wav")
-    if args.truth is not None or args.other is not None:
+    if args.own is None and (args.truth is not None or args.other is not None):
         if len(sources) != 1:
             raise TimarError(f"--truth and --other are of one conversation, and there are {len(sources)}")
         sources = [replace(sources[0], truth=args.truth or sources[0].truth, other=args.other or sources[0].other)]
@@ -164,9 +226,7 @@ def _variants(args: argparse.Namespace) -> list[Variant]:
     for name in args.perturb:
         perturbation(name)
     policies, seeds = args.policy or [None], args.seed or [None]
-    found = [Variant(*each) for each in product(policies, seeds, [None, *args.perturb])]
-    # What was recorded has no seed and cannot be disturbed any more.
-    return list(dict.fromkeys(Variant("live") if v.policy == "live" else v for v in found))
+    return variants_of(policies, seeds, args.perturb, args.look_ahead, args.draws)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -174,6 +234,9 @@ def _check(args: argparse.Namespace) -> None:
         raise TimarError(f"--hop-frames is {args.hop_frames}; 1 to 25 is allowed")
     if args.temperature is not None and not 0 <= args.temperature <= 4:
         raise TimarError(f"--temperature is {args.temperature}; 0 to 4 is allowed")
+    for name, value, most in (("--draws", args.draws, 1000), *(("--look-ahead", n, 25) for n in args.look_ahead)):
+        if value is not None and not 0 <= value <= most:
+            raise TimarError(f"{name} is {value}; 0 to {most} is allowed")
     if args.jobs == 0 or args.jobs < -1:
         raise TimarError(f"--jobs is {args.jobs}; a number of processes, or -1 for one on each core, is expected")
 
@@ -203,14 +266,31 @@ def _show(comparison: Comparison, sources: Sequence[ClipSource], args: argparse.
     figures = as_json(comparison)
     _write_json(args.json, figures)
     if args.out is not None:
-        from timar_ros.replay.comparison_report import write_comparison
-
         _write_json(args.out / "metrics.json", figures)
-        done = {trial.clip for trial in comparison.trials if trial.error is None}
-        clips = [source.read() for source in [s for s in sources if s.name in done][:DRAWN_CLIPS]]
-        command = shlex.join(["timar", *sys.argv[1:]])
-        page = write_comparison(comparison, clips, args.out / "report.html", args.video_seconds, command)
-        print(f"look at {page}")
+        _write_report(comparison, sources, args.out / "report.html", args)
+    if args.video is not None:
+        _write_video(comparison, sources, args)
+
+
+def _write_report(comparison: Comparison, sources: Sequence[ClipSource], path: Path, args: argparse.Namespace) -> None:
+    from timar_ros.replay.comparison_report import write_comparison
+
+    clips = [source.read() for source in _done(comparison, sources)[:DRAWN_CLIPS]]
+    command = shlex.join(["timar", *sys.argv[1:]])
+    print(f"look at {write_comparison(comparison, clips, path, args.video_seconds, command)}")
+
+
+def _write_video(comparison: Comparison, sources: Sequence[ClipSource], args: argparse.Namespace) -> None:
+    from timar_ros.replay.comparison_report import write_heads
+
+    args.video.parent.mkdir(parents=True, exist_ok=True)
+    clip = next(iter(_done(comparison, sources))).read()
+    print(f"look at {write_heads(comparison, clip, args.video, args.video_seconds)}")
+
+
+def _done(comparison: Comparison, sources: Sequence[ClipSource]) -> list[ClipSource]:
+    done = {trial.clip for trial in comparison.trials if trial.error is None}
+    return [source for source in sources if source.name in done]
 
 
 def _write_json(path: Path | None, figures: Any) -> None:

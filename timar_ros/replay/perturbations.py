@@ -29,7 +29,7 @@ PERTURBATIONS = {
     "noiseXdB": "bursts of white noise in both voices, 30 % of the time, X dB below the voice's level (noise10dB)",
     "silenceP": "bursts of missing sound in the partner's voice, P % of the time (silence30)",
     "dropP": "the partner's face is not seen in bursts, P % of the time (drop30)",
-    "swap-partner": "the partner of another of the clips, or of the demo where there is one clip only",
+    "swap-partner": "the partner of the next clip of other people, or of the demo where there is none",
     "no-partner": "no sound and no face of the partner",
 }
 

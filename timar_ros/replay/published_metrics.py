@@ -7,6 +7,7 @@ None stands where a metric is not defined: too few frames, a motionless signal, 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -18,7 +19,7 @@ PUBLISHED = ("fd", "paired_fd", "mse", "sid", "rpcc")
 
 
 def published_metrics(
-    predicted: MotionTrack, truth: MotionTrack, other: MotionTrack | None = None
+    predicted: MotionTrack, truth: MotionTrack, other: MotionTrack | None = None, with_sid: bool = True
 ) -> dict[str, dict[str, float | None]]:
     """`{metric: {group: value}}` of `PUBLISHED` and `GROUPS`.
 
@@ -26,6 +27,7 @@ def published_metrics(
 
     Args:
         other: the other party's true motion; without it `paired_fd` and `rpcc` are None.
+        with_sid: leave it out where there are many frames, since it clusters them.
     """
     frames = min(len(track) for track in (predicted, truth, other) if track is not None)
     result: dict[str, dict[str, float | None]] = {metric: dict.fromkeys(GROUPS) for metric in PUBLISHED}
@@ -35,7 +37,8 @@ def published_metrics(
         a, b = predicted.group(group)[:frames], truth.group(group)[:frames]
         result["fd"][group] = frechet_distance(a, b)
         result["mse"][group] = mean_squared_error(a, b)
-        result["sid"][group] = shannon_diversity(a, b, CLUSTERS[group])
+        if with_sid:
+            result["sid"][group] = shannon_diversity(a, b, CLUSTERS[group])
         if other is not None and truth.comparable(other, group):
             c = other.group(group)[:frames]
             result["paired_fd"][group] = frechet_distance(np.hstack([a, c]), np.hstack([b, c]))
@@ -75,10 +78,17 @@ def shannon_diversity(predicted: np.ndarray, truth: np.ndarray, clusters: int) -
     """
     if len(truth) < clusters or len(np.unique(truth, axis=0)) < clusters:
         return None
-    fitted = KMeans(n_clusters=clusters, n_init="auto", random_state=0).fit(truth)
+    fitted = _clusters(truth.tobytes(), truth.dtype.str, truth.shape, clusters)
     labels = fitted.predict(np.asarray(predicted, truth.dtype))
     share = np.bincount(labels, minlength=clusters) / len(labels)
     return _finite(-(share * np.log2(share + 1e-6)).sum())
+
+
+@lru_cache(maxsize=2 * len(GROUPS))
+def _clusters(frames: bytes, dtype: str, shape: tuple[int, ...], clusters: int) -> KMeans:
+    """Remembered, since one truth is held against many predictions."""
+    truth = np.frombuffer(frames, dtype).reshape(shape)
+    return KMeans(n_clusters=clusters, n_init="auto", random_state=0).fit(truth)
 
 
 def residual_correlation(predicted: np.ndarray, truth: np.ndarray, other: np.ndarray) -> float | None:

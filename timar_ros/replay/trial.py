@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
+from timar_ros.rates import FRAME_S
 from timar_ros.replay.behaviour_metrics import behaviour_metrics, floor_by_frame
 from timar_ros.replay.clips import Clip, ClipSource
 from timar_ros.replay.limit_use import limit_use
@@ -21,10 +23,12 @@ from timar_ros.replay.motion_track import MotionTrack, track_of
 from timar_ros.replay.offline import HeardConversation, frames_of, hear_frames, hop_motions, read_voice
 from timar_ros.replay.perturbations import perturbed
 from timar_ros.replay.published_metrics import published_metrics
+from timar_ros.replay.rivals import ENERGY_JAW, RIVALS, SEEDED, rival_motion
 from timar_ros.resources import share_path
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.stream.device import choose_device
 from timar_ros.stream.frames import SELF, Frame
+from timar_ros.stream.lookahead import own_voice_ahead
 from timar_ros.stream.published_policy import PublishedPolicy
 from timar_ros.stream.steppers import AUTO, HOP, frames_in_hop, make_stepper
 from timar_ros.stream.trace import policy_fingerprint
@@ -48,17 +52,62 @@ class Settings:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared. `policy` None is the policy of the live bag, else the default one; likewise `seed`."""
+    """What is compared. `policy` None is the policy of the live bag, else the default one; likewise `seed`.
+
+    Attributes:
+        policy: a policy's name or folder, `LIVE`, or one of `RIVALS`.
+        perturbation: see perturbations.py.
+        lookahead_frames: by how much the own voice is known before it is heard, as a synthesiser's is.
+        draws: None: what the policy draws with this seed. A number: the mean of so many draws, each with a seed of its
+            own, which is what the policy expects; 0: one draw at temperature 0, which is about that and costs less.
+    """
 
     policy: str | None = None
     seed: int | None = None
     perturbation: str | None = None
+    lookahead_frames: int = 0
+    draws: int | None = None
+
+    @property
+    def without_seed(self) -> Variant:
+        """Trials that differ in nothing else are averaged."""
+        return replace(self, seed=None)
 
     @property
     def label(self) -> str:
-        """Without the seed: seeds of one policy are averaged."""
+        """Without the seed."""
         name = (self.policy or "").rstrip("/").rsplit("/", 1)[-1] or "policy"
-        return f"{name}, {self.perturbation}" if self.perturbation else name
+        parts = [name, self.perturbation]
+        if self.lookahead_frames:
+            parts.append(f"{1000 * FRAME_S * self.lookahead_frames:.0f} ms ahead")
+        if self.draws is not None:
+            parts.append(f"mean of {self.draws}" if self.draws else "temperature 0")
+        return ", ".join(part for part in parts if part)
+
+
+def variants_of(
+    policies: Sequence[str | None],
+    seeds: Sequence[int | None] = (None,),
+    perturbations: Sequence[str] = (),
+    lookaheads: Sequence[int] = (0,),
+    draws: int | None = None,
+) -> list[Variant]:
+    """Every combination that means something.
+
+    What was recorded and the rivals hear no partner, so they are not disturbed; of all but noise and the behaviour
+    model a seed changes nothing; only who hears the own voice can hear it earlier. The mean of draws is taken once for
+    all seeds, of the undisturbed conversation.
+    """
+    found = []
+    for policy, perturbation, lookahead, seed in product(policies, (None, *perturbations), lookaheads, seeds):
+        deaf = policy == LIVE or policy in RIVALS
+        if deaf and (perturbation or (lookahead and policy != ENERGY_JAW)):
+            continue
+        seed = None if deaf and policy not in SEEDED else seed
+        found.append(Variant(policy, seed, perturbation, lookahead))
+        if draws is not None and not deaf and perturbation is None:
+            found.append(Variant(policy, seeds[0], None, lookahead, draws))
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -90,12 +139,20 @@ def run_trial(source: ClipSource, variant: Variant, settings: Settings, others: 
     """Run and score one variant on one clip; what a person can put right comes back as `error`.
 
     Args:
-        others: clips of which the first that is not `source` lends its partner to `swap-partner`.
+        others: clips of which the next that is of other people lends its partner to `swap-partner`, and from whose true
+            people the rivals know people.
     """
     try:
         return _run(source, variant, settings, others)
     except TimarError as error:
         return Trial(source.name, variant, error=str(error))
+
+
+def run_trials(
+    source: ClipSource, variants: Sequence[Variant], settings: Settings, others: Sequence[ClipSource] = ()
+) -> list[Trial]:
+    """Several variants on one clip, which is read and heard once."""
+    return [run_trial(source, variant, settings, others) for variant in variants]
 
 
 def _run(source: ClipSource, variant: Variant, settings: Settings, others: Sequence[ClipSource]) -> Trial:
@@ -108,6 +165,10 @@ def _run(source: ClipSource, variant: Variant, settings: Settings, others: Seque
         if clip.recorded is None:
             raise TimarError(f"{clip.name} holds no recorded motion; leave the policy 'live' out")
         track, policy_name, seed, hops = clip.recorded, LIVE, 0, None
+    elif variant.policy in RIVALS:
+        frames, seed = own_voice_ahead(clip.frames, variant.lookahead_frames), variant.seed or 0
+        track = rival_motion(variant.policy, clip, frames, seed, tuple(others) or (source,))
+        policy_name, hops = variant.policy, None
     else:
         drawn = _draw(clip, source, variant, settings, others)
         track, policy_name, seed, hops = drawn.track, drawn.policy, drawn.seed, drawn.hops
@@ -122,11 +183,12 @@ def _run(source: ClipSource, variant: Variant, settings: Settings, others: Seque
         wall_s += time.perf_counter() - planning
     floor = floor_by_frame([b for update in plain.updates for b in update.boundaries], len(clip.frames))
     own_voice = clip.voice(SELF)
-    figures |= behaviour_metrics(track, floor, own_voice, clip.truth)
+    cues_s = clip.made.cues if clip.made else None
+    figures |= behaviour_metrics(track, floor, own_voice, clip.truth, cues_s)
     truth: dict[str, Any] = {}
     if clip.truth is not None:
         figures |= published_metrics(track, clip.truth, clip.other)
-        truth = behaviour_metrics(clip.truth, floor, own_voice)
+        truth = behaviour_metrics(clip.truth, floor, own_voice, cues_s=cues_s)
         # Against the voice, whereas the policy's are against the true mouth.
         truth["lips"] = {name: value for name, value in truth["lips"].items() if name.startswith("voice_")}
     if clip.system:
@@ -162,7 +224,8 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
         "precision": precision,
     }
     notes = []
-    same = clip.live is not None and variant.perturbation is None and all(told.get(k) == v for k, v in asked.items())
+    undisturbed = Variant(variant.policy, variant.seed)
+    same = clip.live is not None and variant == undisturbed and all(told.get(k) == v for k, v in asked.items())
     if same and told.get("fingerprint") not in (None, policy_fingerprint(policy.folder)):
         notes.append(f"{clip.name}: the policy {name} here is not the one that ran live, though its name is the same")
         same = False
@@ -182,19 +245,31 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
                 "(another processor or version); the decisions of the live run were used"
             )
             heard = HeardConversation(heard.frames[: len(live_updates)], live_updates)
-    stepper = make_stepper(policy, settings.device, asked["seed"], asked["temperature"], precision, asked["hop_frames"])
-    shown, flame = [], []
-    for motion in hop_motions(stepper, heard, hops=hops):
-        shown.append(motion)
-        if isinstance(stepper, PublishedPolicy):
-            flame.append(stepper.flame_motion)
-    drawn = np.concatenate(shown)
+    heard = HeardConversation(own_voice_ahead(heard.frames, variant.lookahead_frames), heard.updates)
+
+    def draw(seed: int, temperature: float) -> tuple[MotionTrack, np.ndarray]:
+        stepper = make_stepper(
+            policy, settings.device, seed, temperature, precision, asked["hop_frames"], variant.lookahead_frames
+        )
+        shown, flame = [], []
+        for motion in hop_motions(stepper, heard, hops=hops):
+            shown.append(motion)
+            if isinstance(stepper, PublishedPolicy):
+                flame.append(stepper.flame_motion)
+        return track_of(np.concatenate(flame or shown)), np.concatenate(shown)
+
+    if variant.draws is None:
+        track, shown = draw(asked["seed"], asked["temperature"])
+    elif variant.draws == 0:
+        track, shown = draw(asked["seed"], 0.0)
+    else:
+        each = [draw(asked["seed"] + k, asked["temperature"])[0] for k in range(variant.draws)]
+        track, shown = MotionTrack(np.mean([one.values for one in each], axis=0), each[0].kind), None
     against_live: dict[str, Any] = {"largest_difference": None, "exact": None, "differing_decisions": differing}
     if repeats:
         live_motion = np.concatenate([traced.hop.motion for traced in clip.live.hops])
-        largest = float(np.abs(drawn - live_motion).max())
+        largest = float(np.abs(shown - live_motion).max())
         against_live |= {"largest_difference": largest, "exact": largest == 0.0}
-    track = track_of(np.concatenate(flame) if flame else drawn)
     return _Drawn(track, name, asked["seed"], hops, against_live, notes)
 
 
@@ -218,7 +293,9 @@ def _hear(
         return hear_frames(clip.frames, hop_frames, turns)
 
     def stranger() -> Sequence[Frame]:
-        other = next((each for each in others if each.own != source.own), None)
+        place = others.index(source) if source in others else 0
+        mine = {source.own, source.partner}
+        other = next((each for each in (*others[place:], *others[:place]) if each.own not in mine), None)
         if other is not None:
             return other.read().frames
         voice = read_voice(share_path("demo", "partner.ogg"))

@@ -50,13 +50,22 @@ def make_stepper(
     temperature: float = 1.0,
     precision: str = "auto",
     hop_frames: int = 2,
+    lookahead_frames: int = 0,
 ) -> Stepper:
-    """The stepper for a policy's network, drawing as the policy's folder says, its temperature times `temperature`."""
+    """The stepper for a policy's network, drawing as the policy's folder says, its temperature times `temperature`.
+
+    Raises:
+        TimarError: the own voice runs ahead by more frames than the policy knows.
+    """
     if isinstance(policy.network, PublishedNetwork):
+        if lookahead_frames:
+            raise TimarError(
+                f"the own voice runs ahead by {lookahead_frames} frames; published weights, as {policy.name}, know 0"
+            )
         sampling = published_sampling(policy, temperature)
         return PublishedPolicy(policy, device, seed, sampling, precision)
     sampling = Sampling.from_policy(policy, temperature)
-    return IncrementalPolicy(policy, device, seed, sampling, precision, hop_frames)
+    return IncrementalPolicy(policy, device, seed, sampling, precision, hop_frames, lookahead_frames)
 
 
 def frames_in_hop(policy: Policy, predict_by: str, hop_frames: int, device: torch.device) -> int:

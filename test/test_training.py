@@ -181,6 +181,14 @@ def test_a_run_is_watched_on_conversations_it_does_not_learn_from(data, tmp_path
         assert sum(1 for _ in video.decode(video=0)) == 12 * 25
 
 
+def test_training_can_begin_with_another_policys_weights(data, tmp_path):
+    train.run(arguments(data, tmp_path / "first", steps=2))
+    args = arguments(data, tmp_path / "second", steps=1, start=str(tmp_path / "first" / "policy"), learning_rate=0.0)
+    assert train.run(args) == 0
+    first, second = (load_policy(tmp_path / run / "policy").network.state_dict() for run in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path):
     """DualTalk's files: expression without names, the jaw's and the neck's rotation."""
     rng = np.random.default_rng(4)
@@ -212,7 +220,7 @@ def test_windows_that_begin_astray_come_back(data):
     train.set_motion_units(network, conversations)
     network.motion_kept[:] = 1.0
     network.motion_step[:] = 1.0
-    recipe = train.Recipe(astray=50.0, history_noise=0.0, history_dropped=0.0)
+    recipe = train.Recipe(astray=50.0, history_noise=0.0, mouth_noise=0.0, history_dropped=0.0)
     rng = np.random.default_rng(1)
     windows = [draw_window(rng, conversations, 100, 60, 25, clean=True) for _ in range(8)]
     inputs, frame, _, target, masked = train.batch_inputs(windows, network, recipe, rng)

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from timar_ros.errors import TimarError
 from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
 from timar_ros.learn.watching import write_sample_video
-from timar_ros.model.checkpoint import Policy, save_policy
+from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
@@ -44,6 +44,8 @@ from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 
 JAW = CHANNELS.index("jawOpen")
+# What follows the voice is drawn as it is, other channels as changes (model/network.py).
+MOUTH = [name.startswith(("mouth", "jaw", "tongue")) for name in CHANNELS]
 # How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
 NOISE_FRAMES = 1.0
 
@@ -62,23 +64,26 @@ class Recipe:
     """Everything beside the data that decides a run's result.
 
     Lips are learned from many open turns with little history, long memory from few with much of it: `short_share` of
-    the batches have short windows with many slots for open turns, the others long windows with few.
+    the batches have `batch` short windows, the others half as many long ones. In slow channels the given motion is off
+    by up to `history_noise` of a usual change from frame to frame, in the mouth's by up to `mouth_noise` standard
+    deviations: what the lips do must come from the voice.
     """
 
     steps: int = 1700
-    batch: int = 6
+    batch: int = 12
     window_frames: int = 200
     open_slots: int = 96
-    short_window_frames: int = 60
-    short_open_slots: int = 236
+    short_window_frames: int = 48
+    short_open_slots: int = 100
     short_share: float = 0.75
     learning_rate: float = 6e-4
     warmup_steps: int = 100
     weight_decay: float = 0.02
     ema: float = 0.995
     draws: int = 4
-    history_dropped: float = 0.2
+    history_dropped: float = 0.35
     history_noise: float = 0.5
+    mouth_noise: float = 1.0
     astray: float = 3.0
     partner_seen: float = 0.15
     seed: int = 0
@@ -127,8 +132,9 @@ def batch_inputs(
     way_back = torch.exp(-torch.arange(frames, device=device)[:, None] / RETURN_FRAMES)
     motion[:, 0] += astray * network.motion_kept[SLOW_FRAMES] * way_back
     # Live, what was drawn before is not quite what a person would have done; the network learns to come back from it.
-    noise = normal(batch, frames, motion.shape[-1]) * uniform(recipe.history_noise)
-    given = motion[:, 0] + network.motion_step[1] * noise
+    mouth = torch.tensor(MOUTH, device=device)
+    off = torch.where(mouth, uniform(recipe.mouth_noise), uniform(recipe.history_noise) * network.motion_step[1])
+    given = motion[:, 0] + off * normal(batch, frames, motion.shape[-1])
     last = stack([turn.basis for turn in turns])
     known = (last >= 0) & ~drop
     lag = torch.where(known, frame[:, frames:] - last, 0)
@@ -278,7 +284,7 @@ def batches(
                     config.max_turn_frames,
                     most_lookahead=config.max_lookahead_frames,
                 )
-                for _ in range(recipe.batch)
+                for _ in range(recipe.batch if short else max(1, recipe.batch // 2))
             ]
             ready.put((windows, rng))
 
@@ -305,7 +311,7 @@ def keep_memory() -> None:
 
 def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
     """Normalise each channel by its mean and standard deviation, and find how well its past predicts it (linear
-    regression over 1, 2, ... frames); a floor keeps channels that hardly move from being all noise."""
+    regression over 1, 2, ... frames) but for the mouth's; a floor keeps channels that hardly move from being noise."""
     motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
     network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
     network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
@@ -314,7 +320,7 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
     for lag in range(1, len(network.motion_step)):
         together = np.mean([np.mean(track[lag:] * track[:-lag], axis=0) for track in tracks], axis=0)
         alone = np.mean([np.mean(track[:-lag] ** 2, axis=0) for track in tracks], axis=0)
-        kept = (together / alone.clip(1e-6)).clip(0.0, 1.0)
+        kept = np.where(MOUTH, 0.0, (together / alone.clip(1e-6)).clip(0.0, 1.0))
         square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in tracks], axis=0)
         network.motion_kept[lag] = torch.from_numpy(kept)
         network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
@@ -330,6 +336,7 @@ class Run:
         recipe: Recipe,
         conversations: list[Conversation],
         workers: Workers | None = None,
+        start: Policy | None = None,
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -337,6 +344,8 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.network = TimarNetwork(config)
         self.network.diffusion.zero_gates()
+        if start is not None:
+            self.network.load_state_dict(start.network.state_dict())
         set_motion_units(self.network, conversations)
         self.network.to(self.workers.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
@@ -470,6 +479,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the run; an unfinished run there is resumed",
     )
     parser.add_argument(
+        "--start", metavar="POLICY", help="begin with this policy's weights and size, not with random ones"
+    )
+    parser.add_argument(
         "--held-out", type=Path, metavar="DIR", help="conversations to measure by and not to learn from"
     )
     parser.add_argument(
@@ -490,7 +502,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
-    config = NetworkConfig(width=args.width, blocks=args.blocks, heads=args.heads)
+    start = load_policy(args.start) if args.start else None
+    if start is not None and start.channels != CHANNELS:
+        raise TimarError(f"--start: policy {start.name} is no network of this kind; give one that `timar train` made")
+    config = start.network.config if start else NetworkConfig(width=args.width, blocks=args.blocks, heads=args.heads)
     args.out.mkdir(parents=True, exist_ok=True)
     expression = ExpressionMap.load(args.expression) if args.expression else None
     keep_memory()
@@ -502,7 +517,7 @@ def run(args: argparse.Namespace) -> int:
         held_out = load_conversations(args.held_out, expression) if args.held_out else None
         if not workers.rank:
             workers.wait_for_first()
-        training = Run(args.out, config, recipe, conversations, workers)
+        training = Run(args.out, config, recipe, conversations, workers, start)
         training.resume()
         training.train(conversations, args.until, held_out, args.look_every)
     finally:

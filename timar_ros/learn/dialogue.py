@@ -20,7 +20,7 @@ from timar_ros.learn.sentences import (
 )
 from timar_ros.learn.traits import Traits, draw_traits
 from timar_ros.learn.voices import (
-    ENGINES,
+    DEFAULT_ENGINES,
     MARGIN_S,
     PAUSE,
     Accent,
@@ -138,7 +138,7 @@ def join_intervals(intervals: Iterable[tuple[float, float]], gap_s: float = SPUR
     return np.array(joined, dtype=np.float64).reshape(-1, 2)
 
 
-def draw_dialogue(rng: np.random.Generator, seconds: float, engines: tuple[str, ...] = ENGINES) -> Dialogue:
+def draw_dialogue(rng: np.random.Generator, seconds: float, engines: tuple[str, ...] = DEFAULT_ENGINES) -> Dialogue:
     """A random dialogue of about `seconds`, spoken by `engines` and timed."""
     first = Party(draw_voice(rng, engines=engines), draw_traits(rng))
     second = Party(draw_voice(rng, other=first.voice, engines=engines), draw_traits(rng))

@@ -185,7 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default="loky",
-        help="where they run: loky: on this machine; dask, ray: on the cluster of --scheduler, whose machines see --out",
+        help="where: loky, this machine; dask or ray, the cluster at --scheduler, whose machines see --out",
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of the cluster (default: one on this machine)")
 

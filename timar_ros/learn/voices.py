@@ -1,8 +1,10 @@
-"""Speech of many voices from flite, with the time of every phoneme and a known vocal effort.
+"""Speech of many voices, with the time of every phoneme and a known vocal effort.
 
-flite (http://cmuflite.org, Debian package `flite`) prints each phoneme with its end time
-(`-psdur`). Its four voices become many: pitch and rate are set in flite, and the result is played
-faster or slower (varispeed), which moves the formants as a longer or shorter vocal tract does.
+flite (http://cmuflite.org, Debian package `flite`) prints each phoneme with its end time (`-psdur`); its
+four voices are of recorded people. espeak-ng adds thirty of formants (espeak.py), and piper, where it is
+installed and asked for, one of a network (piper_speech.py). They become many: pitch and rate are set in
+the synthesiser, and the result is played faster or slower (varispeed), which moves the formants as a
+longer or shorter vocal tract does.
 
 Synthetic speech hardly varies in loudness, while real mouths open with it. So effort is laid over
 the speech afterwards: a gain that varies between and within phrases, together with the spectral
@@ -21,7 +23,7 @@ import soxr
 from scipy.signal import lfilter
 
 from timar_ros.errors import TimarError
-from timar_ros.learn import espeak
+from timar_ros.learn import espeak, piper_speech
 from timar_ros.learn.espeak import PAUSE
 from timar_ros.rates import SAMPLE_RATE
 
@@ -37,8 +39,9 @@ FLITE_VOICES = {
     "awb": (132.0, 18.0),
     "kal16": (105.0, 14.0),
 }
-FLITE, ESPEAK = "flite", "espeak-ng"
-ENGINES = (FLITE, ESPEAK)
+FLITE, ESPEAK, PIPER = "flite", "espeak-ng", "piper"
+ENGINES = (FLITE, ESPEAK, PIPER)
+DEFAULT_ENGINES = (FLITE, ESPEAK)  # what the distribution packages
 MARGIN_S = 0.03  # kept of the synthesiser's silence on both sides, faded
 _TILT_HZ = 1200.0
 
@@ -101,13 +104,15 @@ class Speech:
         return len(self.samples) / SAMPLE_RATE
 
 
-def draw_voice(rng: np.random.Generator, other: Voice | None = None, engines: tuple[str, ...] = ENGINES) -> Voice:
+def draw_voice(
+    rng: np.random.Generator, other: Voice | None = None, engines: tuple[str, ...] = DEFAULT_ENGINES
+) -> Voice:
     """A random voice; not the same as `other`'s, so that the two can be told apart.
 
-    Of recorded people (flite) in six of ten cases, else of espeak-ng's formants, if both are in `engines`.
+    Piper's in two of ten cases, of the rest recorded people (flite) in six of ten, else espeak-ng's formants; as far as
+    they are in `engines`.
     """
-    espeaks = ESPEAK in engines and (FLITE not in engines or rng.random() < 0.4)
-    table = espeak.VOICES if espeaks else FLITE_VOICES
+    table = _draw_table(rng, engines, other)
     names = [name for name in table if other is None or name != other.name]
     # slt, the only woman's voice of flite, as often as the other three together.
     weights = np.array([3.0 if name == "slt" else 1.0 for name in names])
@@ -124,6 +129,15 @@ def draw_voice(rng: np.random.Generator, other: Voice | None = None, engines: tu
     )
 
 
+def _draw_table(rng: np.random.Generator, engines: tuple[str, ...], other: Voice | None) -> dict:
+    """The voices of an engine: name to mean pitch and its deviation in Hz."""
+    if PIPER in engines and not (other and other.name in piper_speech.VOICES) and rng.random() < 0.2:
+        return piper_speech.VOICES
+    if ESPEAK in engines and (FLITE not in engines or rng.random() < 0.4):
+        return espeak.VOICES
+    return FLITE_VOICES
+
+
 def require_flite() -> str:
     """Path of the flite program; TimarError when it is missing."""
     found = shutil.which("flite")
@@ -135,7 +149,7 @@ def require_flite() -> str:
     return found
 
 
-REQUIRE = {FLITE: require_flite, ESPEAK: espeak.require_espeak}
+REQUIRE = {FLITE: require_flite, ESPEAK: espeak.require_espeak, PIPER: piper_speech.require_piper}
 
 
 def synthesise(voice: Voice, text: str, stretch: float = 1.0) -> Speech:
@@ -154,6 +168,8 @@ def synthesise(voice: Voice, text: str, stretch: float = 1.0) -> Speech:
             spread=voice.pitch_sd_hz / spread,
             stretch=voice.stretch * voice.speed * stretch,
         )
+    elif voice.name in piper_speech.VOICES:
+        samples, rate, ends = piper_speech.speak(text, voice.stretch * voice.speed * stretch)
     else:
         samples, rate, ends = _flite(voice, text, stretch)
     phonemes = _phonemes(ends)

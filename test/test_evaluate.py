@@ -164,6 +164,11 @@ def test_report_works_in_a_browser(compared, tmp_path):
         (("both.wav", "--topic", "mic=/a"), "--topic is 'mic=/a'; expected ROLE=/TOPIC"),
         (("both.wav", "--cluster", "slurm"), "expected dask or ray"),
         (("both.wav", "--hop-frames", "99"), "--hop-frames is 99; 1 to 25 is allowed"),
+        (("both.wav", "--look-ahead", "99"), "--look-ahead is 99; 0 to 25 is allowed"),
+        (("both.wav", "--look-ahead", "9"), "runs ahead by 9 frames; policy default knows 0 to"),
+        (("both.wav", "--video", "a.mp4", "--video-seconds", "0"), "a --video needs more than 0"),
+        (("both.wav", "--policy", "still"), "no true motion is known here"),
+        (("both.wav", "--goals"), "the goals need the true motion"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_with_a_sentence(tmp_path, monkeypatch, given, sentence):

@@ -1,17 +1,23 @@
 """The table of goals: what is run, and what is made of the figures."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+from timar_ros.cli import main
 from timar_ros.errors import TimarError
+from timar_ros.learn.generate import generate
 from timar_ros.replay.clips import ClipSource
 from timar_ros.replay.comparison import Comparison, nested
 from timar_ros.replay.goals import GENERATED, GOALS, REAL, goals_table, kinds_of, plan, verdicts
 from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.pooled import pooled_cues, pooled_motion
 from timar_ros.replay.published_metrics import frechet_distance
+from timar_ros.replay.rivals import RIVALS
 from timar_ros.replay.trial import Trial, Variant, variants_of
 
 
@@ -54,6 +60,37 @@ def test_generated_and_real_conversations_are_told_apart(tmp_path):
     assert kinds[REAL] == [real]
     with pytest.raises(TimarError, match="the goals need the true motion"):
         kinds_of([ClipSource("x", Path("a.wav"), Path("b.wav"))], one_party=False)
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite makes the dialogues")
+def test_one_command_sets_a_policy_beside_its_rivals(tmp_path, capsys):
+    """Two generated dialogues and a recording: each rival, each goal, a report for each kind, the heads in a video."""
+    generate(tmp_path / "unseen", 24 / 3600, 3, 1, 12.0)
+    real = tmp_path / "recording"
+    real.mkdir()
+    for party in ("self", "partner"):
+        samples, rate = soundfile.read(Path(__file__).parent / "data" / "dialogues" / f"dialogue_1_{party}.ogg")
+        soundfile.write(real / f"{party}.wav", samples[: 4 * rate], rate)
+    walk = np.cumsum(np.random.default_rng(0).normal(0, 0.01, size=(100, 56)), axis=0).astype(np.float32)
+    np.savez(real / "self_motion.npz", exp=walk[:, :50], pose=walk[:, 50:])
+    out = tmp_path / "out"
+    given = ["evaluate", "--goals", tmp_path / "unseen", real, "--one-party", "--seed", 0, "--draws", 0, "--jobs", 1]
+    given += ["--out", out, "--video-seconds", 0.2, "--video", tmp_path / "heads.mp4"]
+    # A policy that fails is told, so what is left out here is the behaviour model of dialogues of another length.
+    assert main([str(each) for each in given]) in (0, 1)
+    printed = capsys.readouterr().out
+    figures = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert len(figures["goals"]) == len(GOALS)
+    for goal in figures["goals"]:
+        assert goal["label"] in printed and set(goal["policies"]) == {"default"}
+        assert set(goal["rivals"]) == set(RIVALS)
+    by_label = {goal["label"]: goal for goal in figures["goals"] if goal["where"] == GENERATED}
+    assert by_label["FD pose, all frames"]["policies"]["default"]["met"] in (True, False)
+    assert by_label["FD pose, all frames"]["rivals"]["noise"] < by_label["FD pose, all frames"]["rivals"]["still"]
+    assert by_label["mean: jawOpen with the truth, correlation"]["policies"]["default"]["value"] > 0.3
+    assert figures["real"]["lips"]["against"] == "truth"
+    assert (out / "report_generated.html").exists() and (out / "report_real.html").exists()
+    assert (tmp_path / "heads.mp4").stat().st_size > 1000
 
 
 def judged(where: str, figures: dict[tuple, dict[str, float]]) -> dict[str, dict]:

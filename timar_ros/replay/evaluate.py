@@ -150,7 +150,7 @@ def _judge(args: argparse.Namespace, sources: Sequence[ClipSource]) -> int:
     interrupted = False
     for where, found in kinds_of(sources, args.one_party).items():
         if not interrupted:
-            comparisons[where], interrupted = _compare(found, plan(where, policies, seeds), settings, args)
+            comparisons[where], interrupted = _compare(found, plan(where, policies, seeds, args.draws), settings, args)
     for note in dict.fromkeys(note for each in comparisons.values() for note in notes_of(each.trials)):
         print(f"note: {note}")
     entries = verdicts(comparisons, policies)
@@ -237,6 +237,8 @@ def _check(args: argparse.Namespace) -> None:
     for name, value, most in (("--draws", args.draws, 1000), *(("--look-ahead", n, 25) for n in args.look_ahead)):
         if value is not None and not 0 <= value <= most:
             raise TimarError(f"{name} is {value}; 0 to {most} is allowed")
+    if args.video is not None and args.video_seconds <= 0:
+        raise TimarError(f"--video-seconds is {args.video_seconds:g}; a --video needs more than 0")
     if args.jobs == 0 or args.jobs < -1:
         raise TimarError(f"--jobs is {args.jobs}; a number of processes, or -1 for one on each core, is expected")
 

@@ -94,14 +94,15 @@ class Goal:
         }
 
 
-def plan(where: str, policies: Sequence[str], seeds: Sequence[int]) -> list[Variant]:
-    """What has to be run on one kind of conversation."""
+def plan(where: str, policies: Sequence[str], seeds: Sequence[int], draws: int | None = None) -> list[Variant]:
+    """What has to be run on one kind of conversation; `draws` other than `DRAWS` for the mean."""
+    draws = DRAWS[where] if draws is None else draws
     if where == GENERATED:
-        return variants_of([*policies, *RIVALS], seeds, [SWAP], draws=DRAWS[GENERATED])
-    found = variants_of([*policies, STILL, NOISE, ENERGY_JAW], seeds, draws=DRAWS[REAL])
+        return variants_of([*policies, *RIVALS], seeds, [SWAP], draws=draws)
+    found = variants_of([*policies, STILL, NOISE, ENERGY_JAW], seeds, draws=draws)
     for policy in policies:
         if load_policy(policy).network.config.max_lookahead_frames >= LOOKAHEAD_FRAMES:
-            found += variants_of([policy], seeds, (), [LOOKAHEAD_FRAMES], DRAWS[REAL])
+            found += variants_of([policy], seeds, (), [LOOKAHEAD_FRAMES], draws)
     return found
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from timar_ros.replay.motion_track import GROUPS, MotionTrack
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 CLUSTERS = {"exp": 40, "jaw": 10, "pose": 10}
 PUBLISHED = ("fd", "paired_fd", "mse", "sid", "rpcc")
@@ -87,6 +90,8 @@ def shannon_diversity(predicted: np.ndarray, truth: np.ndarray, clusters: int) -
 @lru_cache(maxsize=2 * len(GROUPS))
 def _clusters(frames: bytes, dtype: str, shape: tuple[int, ...], clusters: int) -> KMeans:
     """Remembered, since one truth is held against many predictions."""
+    from sklearn.cluster import KMeans  # a tenth of what a process takes to start, and only needed with a truth
+
     truth = np.frombuffer(frames, dtype).reshape(shape)
     return KMeans(n_clusters=clusters, n_init="auto", random_state=0).fit(truth)
 

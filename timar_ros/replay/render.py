@@ -82,8 +82,8 @@ def render_side_by_side(
     Raises:
         TimarError: no encoder.
     """
-    columns = min(columns, len(motions))
     rows = -(-len(motions) // columns)
+    columns = -(-len(motions) // rows)
     width, height = head_size
     size = (max(width * columns, 480), height * rows + STRIP_HEIGHT)
     first = int((start_ns - recording.start_ns) // FRAME_NS)

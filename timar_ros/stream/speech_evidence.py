@@ -145,14 +145,13 @@ class SpeechEvidence:
 
     def __init__(self, weights: dict[str, np.ndarray] | None = None) -> None:
         """weights: as `speech_evidence_training.train` gives them; None: those that come along."""
-        self._features = SpeechFeatures(), SpeechFeatures()
+        self._features = SpeechFeatures(2)
         self._network = EvidenceNetwork(_shipped_weights() if weights is None else weights)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything heard, as if new."""
-        for features in self._features:
-            features.reset()
+        self._features.reset()
         self._network.reset()
         self._chunks = Chunks(), Chunks()
 
@@ -165,10 +164,7 @@ class SpeechEvidence:
         chunks = (cut(samples) for cut, samples in zip(self._chunks, (own, partner), strict=True))
         evidence = []
         for (end_sample, own_chunk), (_, partner_chunk) in zip(*chunks, strict=True):
-            features = [
-                extract(end_sample, chunk[np.newaxis])[0]
-                for extract, chunk in zip(self._features, (own_chunk, partner_chunk), strict=True)
-            ]
+            features = self._features(end_sample, np.stack([own_chunk, partner_chunk]))
             evidence.append((end_sample, self._network(*features)))
         return evidence
 
@@ -182,45 +178,45 @@ class EvidenceNetwork:
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._weights = weights
-        self._alone = [GatedRecurrentUnit(weights, "alone") for _ in range(2)]
-        self._both = [GatedRecurrentUnit(weights, "both") for _ in range(2)]
+        self._alone, self._both = (GatedRecurrentUnit(weights, name, rows=2) for name in ("alone", "both"))
 
     def reset(self) -> None:
         """Forget all features."""
-        for unit in (*self._alone, *self._both):
-            unit.reset()
+        self._alone.reset()
+        self._both.reset()
 
     def __call__(self, own: np.ndarray, partner: np.ndarray) -> np.ndarray:
         """Log odds [2 parties, 2] after the next chunk's features [FEATURES] of each."""
         w = self._weights
-        inputs = (np.maximum(features @ w["input_weight"] + w["input_bias"], 0.0) for features in (own, partner))
-        first, second = (unit(given) for unit, given in zip(self._alone, inputs, strict=True))
-        pairs = (np.concatenate([first, second]), np.concatenate([second, first]))
-        judged = [unit(pair) for unit, pair in zip(self._both, pairs, strict=True)]
-        return np.stack([state @ w["out_weight"] + w["out_bias"] for state in judged])
+        inputs = np.maximum(np.stack([own, partner]) @ w["input_weight"] + w["input_bias"], 0.0)
+        alone = self._alone(inputs)
+        judged = self._both(np.concatenate([alone, alone[::-1]], axis=1))
+        return judged @ w["out_weight"] + w["out_bias"]
 
 
 class GatedRecurrentUnit:
-    """One layer with its state, as torch.nn.GRU computes it."""
+    """One layer with the states of several streams side by side, as torch.nn.GRU computes it."""
 
-    def __init__(self, weights: dict[str, np.ndarray], name: str) -> None:
-        """name: before which `_given_weight` and the others are found in `weights`."""
+    def __init__(self, weights: dict[str, np.ndarray], name: str, rows: int) -> None:
+        """name: before which `_given_weight` and the others are found in `weights`. rows: streams."""
         self._given, self._given_bias, self._kept, self._kept_bias = (
             weights[f"{name}_{part}"] for part in ("given_weight", "given_bias", "state_weight", "state_bias")
         )
+        self._rows = rows
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self._state = np.zeros(len(self._kept), dtype=np.float32)
+        self._state = np.zeros((self._rows, len(self._kept)), dtype=np.float32)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """The state [units] after the next inputs."""
-        size = len(self._state)
+        """The states [rows, units] after the next inputs of each row."""
+        size = self._state.shape[1]
         given = inputs @ self._given + self._given_bias
         kept = self._state @ self._kept + self._kept_bias
-        reset, update = np.split(_sigmoid(given[: 2 * size] + kept[: 2 * size]), 2)
-        candidate = np.tanh(given[2 * size :] + reset * kept[2 * size :])
+        gates = _sigmoid(given[:, : 2 * size] + kept[:, : 2 * size])
+        reset, update = gates[:, :size], gates[:, size:]
+        candidate = np.tanh(given[:, 2 * size :] + reset * kept[:, 2 * size :])
         self._state = (1.0 - update) * candidate + update * self._state
         return self._state
 

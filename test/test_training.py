@@ -220,7 +220,7 @@ def test_windows_that_begin_astray_come_back(data):
     train.set_motion_units(network, conversations)
     network.motion_kept[:] = 1.0
     network.motion_step[:] = 1.0
-    recipe = train.Recipe(astray=50.0, history_noise=0.0, mouth_noise=0.0, history_dropped=0.0)
+    recipe = train.Recipe(astray=50.0, history_noise=0.0, history_dropped=0.0)
     rng = np.random.default_rng(1)
     windows = [draw_window(rng, conversations, 100, 60, 25, clean=True) for _ in range(8)]
     inputs, frame, _, target, masked = train.batch_inputs(windows, network, recipe, rng)

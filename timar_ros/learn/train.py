@@ -44,7 +44,7 @@ from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 
 JAW = CHANNELS.index("jawOpen")
-# What follows the voice is drawn as it is, other channels as changes (model/network.py).
+# What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).
 MOUTH = [name.startswith(("mouth", "jaw", "tongue")) for name in CHANNELS]
 # How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
 NOISE_FRAMES = 1.0
@@ -64,9 +64,7 @@ class Recipe:
     """Everything beside the data that decides a run's result.
 
     Lips are learned from many open turns with little history, long memory from few with much of it: `short_share` of
-    the batches have `batch` short windows, the others half as many long ones. In slow channels the given motion is off
-    by up to `history_noise` of a usual change from frame to frame, in the mouth's by up to `mouth_noise` standard
-    deviations: what the lips do must come from the voice.
+    the batches have `batch` short windows, the others half as many long ones.
     """
 
     steps: int = 1700
@@ -81,9 +79,8 @@ class Recipe:
     weight_decay: float = 0.02
     ema: float = 0.995
     draws: int = 4
-    history_dropped: float = 0.35
+    history_dropped: float = 0.15
     history_noise: float = 0.5
-    mouth_noise: float = 1.0
     astray: float = 3.0
     partner_seen: float = 0.15
     seed: int = 0
@@ -132,9 +129,8 @@ def batch_inputs(
     way_back = torch.exp(-torch.arange(frames, device=device)[:, None] / RETURN_FRAMES)
     motion[:, 0] += astray * network.motion_kept[SLOW_FRAMES] * way_back
     # Live, what was drawn before is not quite what a person would have done; the network learns to come back from it.
-    mouth = torch.tensor(MOUTH, device=device)
-    off = torch.where(mouth, uniform(recipe.mouth_noise), uniform(recipe.history_noise) * network.motion_step[1])
-    given = motion[:, 0] + off * normal(batch, frames, motion.shape[-1])
+    noise = normal(batch, frames, motion.shape[-1]) * uniform(recipe.history_noise)
+    given = motion[:, 0] + network.motion_step[1] * noise
     last = stack([turn.basis for turn in turns])
     known = (last >= 0) & ~drop
     lag = torch.where(known, frame[:, frames:] - last, 0)
@@ -315,6 +311,7 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
     motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
     network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
     network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
+    network.own_shown.copy_(~torch.tensor(MOUTH))
     mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
     tracks = [(track - mean) / scale for conversation in conversations for track in conversation.motion]
     for lag in range(1, len(network.motion_step)):
@@ -345,7 +342,7 @@ class Run:
         self.network = TimarNetwork(config)
         self.network.diffusion.zero_gates()
         if start is not None:
-            self.network.load_state_dict(start.network.state_dict())
+            self.network.load_state_dict(start.network.state_dict())  # units and shown channels are set below
         set_motion_units(self.network, conversations)
         self.network.to(self.workers.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(

@@ -98,6 +98,7 @@ class TimarNetwork(nn.Module):
         lags = config.max_turn_frames + 1  # 0: nothing is given to start from
         self.register_buffer("motion_kept", torch.zeros(lags, config.motion_dim))
         self.register_buffer("motion_step", torch.ones(lags, config.motion_dim))
+        self.register_buffer("own_shown", torch.ones(config.motion_dim))
         half = width // config.heads // 2
         # Periods from about 6 frames (a quarter of a second) to beyond the window; float64 keeps hours exact.
         self.frequencies = 1000.0 ** (-np.arange(half, dtype=np.float64) / half)
@@ -115,12 +116,12 @@ class TimarNetwork(nn.Module):
     def tokens(self, inputs: FrameInputs) -> Tensor:
         """Frames [B, T] as tokens [B, 4 T, width]."""
         own_unheard, partner_unheard = self.unheard_token
-        motion = self.motion_encoder(torch.stack([inputs.partner_motion, inputs.own_motion]))
+        motion = self.motion_encoder(torch.stack([inputs.partner_motion, inputs.own_motion * self.own_shown]))
         speech = self.speech_encoder(torch.stack([inputs.partner_speech, inputs.own_speech]))
         partner_speech = torch.where(inputs.partner_heard[..., None], speech[0], partner_unheard.to(speech.dtype))
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
-        masked = self.basis_encoder(inputs.basis) + self.lag_embedding[inputs.lag]
+        masked = self.basis_encoder(inputs.basis * self.own_shown.repeat(2)) + self.lag_embedding[inputs.lag]
         own_motion = torch.where(inputs.own_given[..., None], motion[1], masked.to(motion.dtype))
         if self.config.max_lookahead_frames:
             own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]

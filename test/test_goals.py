@@ -42,6 +42,15 @@ def test_only_who_hears_the_own_voice_hears_it_earlier():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("policy", "label"),
+    [("default", "default"), ("runs/a/policy", "a"), ("runs/b/policy/", "b"), ("policy", "policy"), (None, "policy")],
+)
+def test_policies_are_told_apart_by_their_runs(policy, label):
+    assert Variant(policy).label == label
+    assert Variant(policy, 1, None, 3, 16).label == f"{label}, 120 ms ahead, mean of 16"
+
+
 def test_real_conversations_have_no_swapped_partner_and_no_behaviour_model():
     variants = plan(REAL, ["default"], [0, 1, 2])
     assert {v.policy for v in variants} == {"default", "still", "noise", "energy-jaw"}

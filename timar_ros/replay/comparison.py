@@ -207,10 +207,10 @@ def compare(
 
     from joblib import effective_n_jobs
 
-    processes = effective_n_jobs(processes)
-    comparison = Comparison(variants, wanted=len(sources) * len(variants), sources=sources, processes=processes)
+    workers = effective_n_jobs(processes)
+    comparison = Comparison(variants, wanted=len(sources) * len(variants), sources=sources, processes=workers)
     # Together where there are conversations enough for all: what was read and heard once serves all variants.
-    together = [tuple(variants)] if len(sources) >= 2 * processes else [(variant,) for variant in variants]
+    together = [tuple(variants)] if len(sources) >= 2 * workers else [(variant,) for variant in variants]
     jobs = [(source, part, settings, tuple(sources)) for source in sources for part in together]
     began = time.perf_counter()
     for trials in in_parallel(run_trials, jobs, processes):

@@ -166,7 +166,7 @@ def _judge(args: argparse.Namespace, sources: Sequence[ClipSource]) -> int:
     if args.out is not None:
         _write_json(args.out / "metrics.json", figures)
         for where, each in comparisons.items():
-            _write_report(each, sources, args.out / f"report_{where}.html", args)
+            _write_report(each, sources, args.out / f"report_{where}.html", args, drawn=1)
     if args.video is not None:
         _write_video(comparisons[REAL if REAL in comparisons else GENERATED], sources, args)
     if interrupted:
@@ -274,10 +274,16 @@ def _show(comparison: Comparison, sources: Sequence[ClipSource], args: argparse.
         _write_video(comparison, sources, args)
 
 
-def _write_report(comparison: Comparison, sources: Sequence[ClipSource], path: Path, args: argparse.Namespace) -> None:
+def _write_report(
+    comparison: Comparison,
+    sources: Sequence[ClipSource],
+    path: Path,
+    args: argparse.Namespace,
+    drawn: int = DRAWN_CLIPS,
+) -> None:
     from timar_ros.replay.comparison_report import write_comparison
 
-    clips = [source.read() for source in _done(comparison, sources)[:DRAWN_CLIPS]]
+    clips = [source.read() for source in _done(comparison, sources)[:drawn]]
     command = shlex.join(["timar", *sys.argv[1:]])
     print(f"look at {write_comparison(comparison, clips, path, args.video_seconds, command)}")
 

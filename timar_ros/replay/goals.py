@@ -154,7 +154,7 @@ def verdicts(comparisons: Mapping[str, Comparison], policies: Sequence[str]) -> 
 def goals_table(entries: Sequence[Mapping[str, Any]]) -> str:
     """The verdicts as a table in Markdown, which can be read as it is."""
     policies, rivals = list(entries[0]["policies"]), list(entries[0]["rivals"])
-    names = [policy.rstrip("/").rsplit("/", 1)[-1] for policy in policies]
+    names = [Variant(policy).label for policy in policies]
     titles = {GENERATED: "generated dialogues, never trained on", REAL: "real conversation, never trained on"}
     lines, where = [["", "goal", *names, *rivals, "true person"]], None
     mark = {True: " ✓", False: " ✗", None: ""}

@@ -75,9 +75,9 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Without the seed."""
-        name = (self.policy or "").rstrip("/").rsplit("/", 1)[-1] or "policy"
-        parts = [name, self.perturbation]
+        """Without the seed. A folder that training wrote, RUN/policy, goes by its run's name."""
+        *_, run, name = ["", "", *(self.policy or "policy").rstrip("/").split("/")]
+        parts = [run if run and name == "policy" else name, self.perturbation]
         if self.lookahead_frames:
             parts.append(f"{1000 * FRAME_S * self.lookahead_frames:.0f} ms ahead")
         if self.draws is not None:

@@ -124,6 +124,22 @@ def test_training_gives_weights_that_run_as_trained(dialogues):
     assert then[spoken].mean() > then[~spoken].mean()
 
 
+def test_a_wider_network_goes_on_from_what_a_narrower_one_knows(dialogues):
+    examples = features_and_truth(dialogues, [0, 1], ["music"])
+    narrow = train(examples, steps=8, units=(8, 12, 8))
+    wide = train(examples, steps=2, units=(16, 16, 24), start=narrow)
+    assert wide["both_state_weight"].shape == (24, 72)
+    given = examples[0][0][:, :100].astype(np.float32)
+    before, after = (
+        np.stack([network(*given[:, chunk]) for chunk in range(100)])
+        for network in (EvidenceNetwork(narrow), EvidenceNetwork(wide))
+    )
+    # Two steps at a low rate hardly change it; an untrained network's log odds would be other ones.
+    untrained = EvidenceNetwork(train(examples, steps=2, seed=1, units=(16, 16, 24)))
+    other = np.stack([untrained(*given[:, chunk]) for chunk in range(100)])
+    assert np.abs(after - before).mean() < 0.3 * np.abs(other - before).mean()
+
+
 def test_features_once_computed_are_used_again(dialogues, tmp_path):
     once = prepare(dialogues, 1, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

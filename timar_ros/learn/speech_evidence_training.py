@@ -1,6 +1,7 @@
 """Trains the network of `timar_ros.stream.speech_evidence`.
 
     python -m timar_ros.learn.speech_evidence_training DATA FEATURES [--dialogues 128] [--out FILE]
+        [--units 96 128 96] [--start FILE]
 
 DATA: a folder of generated dialogues (`timar generate`). Both voices are heard as they are, in babble
 of the other dialogues' voices and in music, with the room, the other party's leakage, the channel's
@@ -30,10 +31,14 @@ from timar_ros.stream.speech_evidence import (
 )
 from timar_ros.stream.voice_activity import CHUNK_SAMPLES
 
-INPUTS, ALONE_STATE, BOTH_STATE = 64, 96, 64
-BATCH, STRETCH_CHUNKS = 16, 400
+UNITS = (96, 128, 96)
+"""Of the inputs' layer, of the layer that hears one party, and of the one that knows both."""
+BATCH, STRETCH_CHUNKS = 20, 400
 BLOCK = 8
-PEAK_LEARNING_RATE = 4e-3
+PEAK_LEARNING_RATE, WARM_UP = 4e-3, 0.3
+PEAK_LEARNING_RATE_FROM_START, WARM_UP_FROM_START = 2.5e-3, 0.06
+CHANGE_CHUNKS, CHANGE_WEIGHT = 6, 2.0
+"""Chunks so near a change of speech weigh so much: a turn begins or ends with it."""
 BABBLERS, SNR_DB = (3, 17), (7.0, 10.0, 10.0, 10.0, 14.0, 20.0)
 VARIANTS = ("clean", "babble", "babble", "music")
 
@@ -164,9 +169,16 @@ def prepare(dialogues: list[tuple[Voice, Voice]], most: int, folder: Path) -> li
     return examples
 
 
-def train(examples: list[Example], steps: int = 1500, seed: int = 0) -> dict[str, np.ndarray]:
+def train(
+    examples: list[Example],
+    steps: int = 1500,
+    seed: int = 0,
+    units: Sequence[int] = UNITS,
+    start: dict[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
     """Weights of `EvidenceNetwork`, by cross entropy on stretches of the examples.
 
+    start: weights to go on from, of as many units or fewer; those added say nothing at first.
     A third of the stretches begin where the recording begins, as a conversation does. In a fifth the
     other party comes from another dialogue or is not heard at all: who talks must not follow from the
     other's turns alone.
@@ -176,14 +188,21 @@ def train(examples: list[Example], steps: int = 1500, seed: int = 0) -> dict[str
 
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    network = _network()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LEARNING_RATE, total_steps=steps)
+    network = _network(units)
+    peak, warm_up = PEAK_LEARNING_RATE, WARM_UP
+    if start is not None:
+        _take_over(network, start)
+        peak, warm_up = PEAK_LEARNING_RATE_FROM_START, WARM_UP_FROM_START
+    optimiser = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=warm_up)
     examples = [*examples, _silence(2 * STRETCH_CHUNKS)]
-    targets = [
-        np.stack([_delayed(truth, NOW_DELAY_CHUNKS), _delayed(truth, SURE_DELAY_CHUNKS)], axis=2)
-        for _, truth in examples
-    ]
+    targets, weights = (
+        [
+            np.stack([_delayed(values, NOW_DELAY_CHUNKS), _delayed(values, SURE_DELAY_CHUNKS)], axis=2)
+            for values in of_all
+        ]
+        for of_all in ([truth for _, truth in examples], [_change_weights(truth) for _, truth in examples])
+    )
 
     def draw_stretch(party: int, silent: float = 0.0) -> tuple[int, int, slice]:
         number = len(examples) - 1 if random.random() < silent else int(random.integers(len(examples)))
@@ -199,9 +218,11 @@ def train(examples: list[Example], steps: int = 1500, seed: int = 0) -> dict[str
             other = draw_stretch(1 - party, silent=0.25) if random.random() < 0.2 else (number, 1 - party, part)
             stretches += [(number, party, part), other]
         inputs = np.stack([examples[n][0][party, part] for n, party, part in stretches]).astype(np.float32)
-        wanted = np.stack([targets[n][party, part] for n, party, part in stretches])
-        log_odds = network(torch.from_numpy(inputs))
-        loss = binary_cross_entropy_with_logits(log_odds, torch.from_numpy(wanted))
+        wanted, weight = (
+            torch.from_numpy(np.stack([values[n][party, part] for n, party, part in stretches]))
+            for values in (targets, weights)
+        )
+        loss = binary_cross_entropy_with_logits(network(torch.from_numpy(inputs)), wanted, weight)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -213,18 +234,20 @@ def train(examples: list[Example], steps: int = 1500, seed: int = 0) -> dict[str
     return network.eval().weights()
 
 
-def _network():
-    """`EvidenceNetwork` in torch: features [2 * pairs, chunks, FEATURES], the parties of a pair one after
-    the other, to log odds [2 * pairs, chunks, 2]."""
+def _network(units: Sequence[int]):
+    """`EvidenceNetwork` in torch, of so many units: features [2 * pairs, chunks, FEATURES], the parties of a pair
+    one after the other, to log odds [2 * pairs, chunks, 2]."""
     import torch
+
+    inputs, alone, both = units
 
     class Network(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.input = torch.nn.Linear(FEATURES, INPUTS)
-            self.alone = torch.nn.GRU(INPUTS, ALONE_STATE, batch_first=True)
-            self.both = torch.nn.GRU(2 * ALONE_STATE, BOTH_STATE, batch_first=True)
-            self.out = torch.nn.Linear(BOTH_STATE, 2)
+            self.input = torch.nn.Linear(FEATURES, inputs)
+            self.alone = torch.nn.GRU(inputs, alone, batch_first=True)
+            self.both = torch.nn.GRU(2 * alone, both, batch_first=True)
+            self.out = torch.nn.Linear(both, 2)
             self.dropout = torch.nn.Dropout(0.1)
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -247,8 +270,44 @@ def _network():
     return Network()
 
 
-def _delayed(truth: np.ndarray, chunks: int) -> np.ndarray:
-    return np.concatenate([np.repeat(truth[:, :1], chunks, axis=1), truth[:, :-chunks]], axis=1)
+def _take_over(network, start: dict[str, np.ndarray]) -> None:
+    """Set the first units of each layer to those of `start`; the others reach neither them nor what is said."""
+    import torch
+
+    old_inputs, old_alone, old_both = (
+        len(start[name]) for name in ("input_bias", "alone_state_weight", "both_state_weight")
+    )
+    alone = network.alone.hidden_size
+    heard = {"alone": np.arange(old_inputs), "both": np.r_[:old_alone, alone : alone + old_alone]}
+    with torch.no_grad():
+        network.input.weight[:old_inputs] = torch.from_numpy(start["input_weight"].T)
+        network.input.bias[:old_inputs] = torch.from_numpy(start["input_bias"])
+        for name, old in (("alone", old_alone), ("both", old_both)):
+            unit = getattr(network, name)
+            rows = np.concatenate([np.arange(old) + gate * unit.hidden_size for gate in range(3)])
+            for part, weight, bias, columns in (
+                ("given", unit.weight_ih_l0, unit.bias_ih_l0, heard[name]),
+                ("state", unit.weight_hh_l0, unit.bias_hh_l0, np.arange(old)),
+            ):
+                weight[rows] = 0.0
+                weight[np.ix_(rows, columns)] = torch.from_numpy(start[f"{name}_{part}_weight"].T)
+                bias[rows] = torch.from_numpy(start[f"{name}_{part}_bias"])
+        network.out.weight.zero_()
+        network.out.weight[:, :old_both] = torch.from_numpy(start["out_weight"].T)
+        network.out.bias.copy_(torch.from_numpy(start["out_bias"]))
+
+
+def _delayed(values: np.ndarray, chunks: int) -> np.ndarray:
+    return np.concatenate([np.repeat(values[:, :1], chunks, axis=1), values[:, :-chunks]], axis=1)
+
+
+def _change_weights(truth: np.ndarray) -> np.ndarray:
+    """Of each chunk, float32 [2, chunks]: `CHANGE_WEIGHT` near a change of speech, 1 elsewhere."""
+    weights = np.ones_like(truth)
+    for row, speaking in zip(weights, truth >= 0.5, strict=True):
+        for change in np.flatnonzero(speaking[1:] != speaking[:-1]) + 1:
+            row[max(change - CHANGE_CHUNKS, 0) : change + CHANGE_CHUNKS] = CHANGE_WEIGHT
+    return weights
 
 
 def main() -> None:
@@ -258,11 +317,17 @@ def main() -> None:
     parser.add_argument("features", type=Path, help="a folder for features")
     parser.add_argument("--dialogues", type=int, default=128, help="train on so many of them (128)")
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--units", type=int, nargs=3, default=UNITS, help="of the three layers (96 128 96)")
+    parser.add_argument("--start", type=Path, help="go on from the weights in this file, of as many units or fewer")
     default = Path(speech_evidence.__file__).with_name(speech_evidence.WEIGHTS_FILE)
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
     examples = prepare(load_dialogues(arguments.data), arguments.dialogues, arguments.features)
-    np.savez(arguments.out, **train(examples, arguments.steps))
+    start = None
+    if arguments.start is not None:
+        with np.load(arguments.start) as file:
+            start = dict(file)
+    np.savez(arguments.out, **train(examples, arguments.steps, units=arguments.units, start=start))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Thresholds(NamedTuple):
 
 # Found by random search on generated dialogues other than the tests'.
 QUICK = Thresholds(2.0, 1.0, 0.5, 12.0, 0.02, 0.04)
-SURE = Thresholds(8.0, 6.0, 10.0, 40.0, 0.01, 0.01)
+SURE = Thresholds(6.0, 10.0, 12.0, 40.0, 0.0, 0.0)
 
 
 CHUNKS_AROUND = 2

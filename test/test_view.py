@@ -434,6 +434,12 @@ def test_a_running_graph_is_seen_and_can_be_paused(graph, look):
     looker.wait_until(lambda: "floor: partner" in looker.text("#talk"), "the floor")
     looker.wait_until(lambda: "latency 24 / 31 / 40 ms" in looker.text("#health"), "the latency")
     assert "self not known" in looker.text("#talk")
+    muting = graph.publisher(Bool, "partner/is_muted", latched)
+    muting.publish(Bool(data=True))
+    looker.wait_until(lambda: "partner is muted" in looker.text("#talk"), "who is muted")
+    looker.save("muted")
+    muting.publish(Bool(data=False))
+    looker.wait_until(lambda: "partner speaks" in looker.text("#talk"), "the partner again")
 
     with swaying_head(graph) as head:
         still = looker.head()
@@ -490,6 +496,37 @@ def test_make_view_shows_a_head_in_conversation_and_ends_with_all_that_it_starte
     domain = re.search(r"ROS_DOMAIN_ID=(\d+)", viewer.output())[1]
     assert not [p for p in processes() if p[1].get("ROS_DOMAIN_ID") == domain and "timar_ros.nodes" in p[0]]
     assert not list(tmp_path.glob("timar_view_*"))
+
+
+@in_browser
+@pytest.mark.heavy
+def test_make_talk_shows_a_head_that_says_what_is_typed_and_ends_with_all_that_it_started(look, tmp_path):
+    """The real graph, as README's newcomer has it. Leaves out/view/talk.png, which is README's picture."""
+    pytest.importorskip("rclpy")
+    if not any(shutil.which(engine) for engine in ("espeak-ng", "flite")):
+        pytest.skip("no speech synthesiser is installed (Debian and Ubuntu: sudo apt install espeak-ng)")
+    talk = NodeProcess(
+        [sys.executable, "-m", "timar_ros.cli", "talk", "--port", "0"],
+        tmp_path / "talk.log",
+        {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+        typed=True,
+    )
+    try:
+        looker = look(address(talk, "look at "))
+        talk.wait_for_output("Type a sentence", timeout=120.0)
+        looker.wait_until(lambda: "self is silent" in looker.text("#talk"), "a head that says nothing")
+        looker.page.set_viewport_size(LARGE)
+        silent = looker.head()
+        talk.type("Good morning! I am a robot, and I say whatever you type. Shall we look at the blue whale?")
+        looker.wait_until(lambda: "self speaks" in looker.text("#talk"), "the sentence")
+        looker.wait_until(lambda: looker.change(silent) > 0.003, "the mouth to move")
+        looker.save("talk")
+        looker.page.set_viewport_size(SMALL)
+        looker.wait_until(lambda: "self is silent" in looker.text("#talk"), "the end of the sentence")
+    finally:
+        ended = talk.stop()
+    assert ended == 0 and "Traceback" not in talk.output()
+    assert not [p for p in processes() if p[1].get("TMPDIR") == str(tmp_path) and "timar_ros.nodes" in p[0]]
 
 
 def processes() -> list[tuple[str, dict[str, str]]]:

@@ -258,9 +258,9 @@ class EchoCanceller:
     """What is left of the echo, as a part of it, is above this quantile where the partner speaks as well."""
     LEAKS = 200
     """So many were measured lately, every 50 ms of echo."""
-    LEAK_MARGIN = 3.0
+    LEAK_MARGIN = 4.0
     """Times the leak: what is softer is taken for what the filter left of the echo."""
-    LEAK_RANGE = (0.05, 0.4)
+    LEAK_RANGE = (0.15, 0.4)
     """In which that part of the echo lies."""
     LOUD = 4.0
     """Times the loudest echo to expect: what is louder is the partner, whatever the filter does."""

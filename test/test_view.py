@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from conftest import NodeProcess
 from PIL import Image
 
 from timar_ros.errors import TimarError
-from timar_ros.replay.bag import read_recording
+from timar_ros.replay.bag import Span, read_recording
 from timar_ros.robot.face_map import FaceMap
 from timar_ros.view.bag_playback import BagPlayback
 from timar_ros.view.page import Page
@@ -127,6 +128,18 @@ def test_a_bag_shows_what_was_recorded_then(recording):
         assert recent.times_s[-1] == pytest.approx(0.0, abs=0.05) and len(recent.times_s) > 25
         assert np.degrees(shown.joints["neck_yaw"]) == pytest.approx(recent.angles[-1, 0], abs=1.0)
     assert any("latency 60 / 72 / 75 ms" in line for line in shown.lines)
+    assert shown.muted == frozenset()
+
+
+def test_a_bag_shows_who_was_muted_and_when(recording):
+    begin_ns = int(recording.joint_states.times_ns[0])
+    muted = Span(begin_ns + 2 * 10**9, begin_ns + 5 * 10**9, "yes")
+    playback = BagPlayback(replace(recording, muted={"partner": [muted]}), FACE, lambda: 0.0)
+    told = []
+    for at_s in (1.0, 3.0, 6.0):
+        playback.seek(at_s)
+        told.append(playback.shown().muted)
+    assert told == [frozenset(), {"partner"}, frozenset()]
 
 
 def test_a_page_that_cannot_be_served_or_shown_is_refused_with_a_sentence(tmp_path):

@@ -241,7 +241,12 @@ class EchoCanceller:
     """Blocks in a row that a filter which was wrong must fit to be right again."""
     DOUBTED = 100
     """Blocks of echo in a row in which a filter was wrong that has to learn anew, as when the robot was moved."""
+    OFTEN = 25
+    """Blocks between two doubts of a filter that is behind."""
     LONG_MEMORY = 0.98
+    BEHIND = 1.08
+    """The microphone's part along the estimate, over 500 ms, beyond which the filter has more to learn: it knows one voice's
+    frequencies, and another one speaks."""
     AGAIN = 50
     """Blocks that are heard again once it is known how late the echo is; also how often the filter remembers."""
     JUDGED = 60
@@ -262,6 +267,8 @@ class EchoCanceller:
     """Times the leak: what is softer is taken for what the filter left of the echo."""
     LEAK_RANGE = (0.15, 0.4)
     """In which that part of the echo lies."""
+    LEAK_BEHIND = 0.8
+    """The same while the filter is behind."""
     LOUD = 4.0
     """Times the loudest echo to expect: what is louder is the partner, whatever the filter does."""
     COUPLING_MEMORY = 0.995
@@ -391,6 +398,8 @@ class EchoCanceller:
         self._of = self.MEMORY * self._of + float(echo @ echo)
         self._left = self.MEMORY * self._left + float(rest @ rest)
         if power > self.AUDIBLE * self._background.power:
+            self._long_along = self.LONG_MEMORY * self._long_along + float(echo @ microphone)
+            self._long_of = self.LONG_MEMORY * self._long_of + float(echo @ echo)
             error = 2.0 * np.sqrt(self._left / self._of / self.INDEPENDENT)
             deviation = abs(self._along / self._of - 1.0)
             if self._proven:
@@ -403,8 +412,6 @@ class EchoCanceller:
                     self._filter.doubt()
             else:
                 # The first time the echo must be seen to go, or the partner's voice be all that hides it.
-                self._long_along = self.LONG_MEMORY * self._long_along + float(echo @ microphone)
-                self._long_of = self.LONG_MEMORY * self._long_of + float(echo @ echo)
                 self._judged += 1
                 right = self._judged > self.JUDGED and abs(self._long_along / self._long_of - 1.0) < self.RIGHT
                 alone = deviation < self.WRONG and self._left < self.LEARNED * self._of
@@ -418,16 +425,22 @@ class EchoCanceller:
                 self._leak = min(max(self.LEAK_MARGIN * leak, self.LEAK_RANGE[0]), self.LEAK_RANGE[1])
             if self._trusted_blocks % self.AGAIN == 0:
                 self._filter.remember()
+            if self._is_behind() and self._trusted_blocks % self.OFTEN == 0:
+                self._filter.doubt()
             self._echo_energy = self.COUPLING_MEMORY * self._echo_energy + power
             self._own_energy = self.COUPLING_MEMORY * self._own_energy + float(np.square(reference[-_BLOCK:]).mean())
         if power > 0.5 * heard:
             self._before += 0.01 * (heard - self._before)
             self._after += 0.01 * (float(np.square(rest).mean()) - self._after)
 
+    def _is_behind(self) -> bool:
+        return self._long_along > self.BEHIND * self._long_of
+
     def _is_rest_of_echo(self) -> bool:
         background = self._background.power * _BLOCK / (1.0 - self.MEMORY)
         audible = self._of > self.AUDIBLE * background
-        return self._trusted and audible and self._left < max(self._leak * self._of, self.SOFT * background)
+        leak = self.LEAK_BEHIND if self._is_behind() else self._leak
+        return self._trusted and audible and self._left < max(leak * self._of, self.SOFT * background)
 
     def _may_be_echo(self, microphone: np.ndarray) -> bool:
         """While the filter is wrong: all that comes while the own voice sounds in the room, unless it is too loud."""

@@ -245,8 +245,8 @@ class EchoCanceller:
     """Blocks between two doubts of a filter that is behind."""
     LONG_MEMORY = 0.98
     BEHIND = 1.08
-    """The microphone's part along the estimate, over 500 ms, beyond which the filter has more to learn: it knows one voice's
-    frequencies, and another one speaks."""
+    """The microphone's part along the estimate, over 500 ms, beyond which the filter has more to learn: it knows one
+    voice's frequencies, and another one speaks."""
     AGAIN = 50
     """Blocks that are heard again once it is known how late the echo is; also how often the filter remembers."""
     JUDGED = 60

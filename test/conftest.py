@@ -50,16 +50,17 @@ if not os.environ.get("AMENT_PREFIX_PATH") and Path(sys.prefix, "share/ament_ind
 
 
 class NodeProcess:
-    """A node of the package as a process of its own, its output in a file."""
+    """A node of the package as a process of its own, its output in a file; `typed`: with a keyboard."""
 
-    def __init__(self, command: list[str], log: Path, env: dict[str, str]):
+    def __init__(self, command: list[str], log: Path, env: dict[str, str], typed: bool = False):
         self._log = log
         with open(log, "w") as file:
             self._process = subprocess.Popen(
                 command,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
+                text=True,
                 env={**os.environ, **env},
             )
 
@@ -73,6 +74,11 @@ class NodeProcess:
 
     def output(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def type(self, line: str) -> None:
+        """Write a line, as a person at the keyboard."""
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def wait_for_output(self, text: str, timeout: float = TIMEOUT_S) -> str:
         """The output once ``text`` is in it; fails when the process ends or time runs out first."""

@@ -62,6 +62,10 @@ def test_markers_show_both_voices_and_the_floor(graph):
     assert markers(received)["voice", 0].color.r < 0.5 and markers(received)["voice", 1].scale.x > dim.scale.x
     assert {markers(received)["name", i].text for i in (0, 1)} == {"self", "partner"}
 
+    graph.node.create_publisher(Bool, "self/is_muted", LATCHED).publish(Bool(data=True))
+    graph.wait_until(lambda: markers(received)["name", 0].text == "self (muted)", "who is muted")
+    assert markers(received)["name", 1].text == "partner"
+
 
 def test_a_face_that_is_not_there_ends_the_node_with_a_sentence(start_node):
     node = start_node("display_node", {"face": "kismet"})

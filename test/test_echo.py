@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timar_ros.learn.echo_evaluation import CANCELLERS, make_scene, read_talks, score
+from timar_ros.learn.echo_evaluation import CANCELLERS, make_scene, make_scenes, read_talks, score
 from timar_ros.learn.rooms import LIVING_ROOM, OFFICE, impulse_response
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.offline import read_voice
@@ -102,13 +102,29 @@ def test_a_robot_does_not_take_its_own_voice_for_the_partner():
     assert scores.missed <= 0.10
 
 
+def test_a_robot_that_is_moved_learns_its_new_place():
+    """The way from the loudspeaker to the microphone becomes that of another room."""
+    before, after = (scene(-6.0, (60.0, 60.0), 30.0, room) for room in (OFFICE, LIVING_ROOM))
+    half = len(before.own) // 2
+    echo = np.concatenate([before.echo[:half], after.echo[half:]])
+    passed, _ = cancelled(EchoCanceller(True), before.own, echo + before.noise)
+    end = slice(-5 * SAMPLE_RATE, None)
+    left = np.square(passed[end] - before.noise[end]).mean()
+    assert 10 * np.log10(np.square(echo[end]).mean() / left) > 8
+
+
+def missed_goal(number, figures):
+    """Of 2026-11-22: false, missed."""
+    return pytest.param(number, marks=pytest.mark.xfail(strict=True, reason=f"{figures}; goals 3 % and 10 %"))
+
+
+# Scenes of `timar echo --seed 3`: in each room each level and each pair of delays once, as in docs/echo.md.
 @pytest.mark.heavy
-@pytest.mark.parametrize("level_db", [-12.0, -6.0, 0.0])
-@pytest.mark.parametrize("room", [OFFICE, LIVING_ROOM], ids=lambda room: room.name)
-def test_a_minute_in_an_unknown_room(room, level_db):
-    """docs/echo.md says why 3 % of false telling is not reached in a minute that begins with an unknown room."""
-    scores = score(scene(level_db, (250.0, 60.0), 60.0, room), CANCELLERS["timar"])
-    assert scores.false <= 0.06
+@pytest.mark.parametrize("number", [0, 4, missed_goal(8, "3.5 %, 12.8 %"), 10, missed_goal(14, "3.3 %, 10.3 %"), 15])
+def test_the_goals_are_reached_in_an_unknown_room(number):
+    _, make = list(make_scenes(DIALOGUES, seed=3))[number]
+    scores = score(make(), CANCELLERS["timar"])
+    assert scores.false <= 0.03
     assert scores.missed <= 0.10
 
 

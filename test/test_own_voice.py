@@ -22,6 +22,7 @@ from std_msgs.msg import Bool, Int16MultiArray
 from std_srvs.srv import SetBool, Trigger
 
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.replay.bag import read_recording
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -194,6 +195,7 @@ def test_a_muted_voice_is_neither_spoken_nor_shown_nor_recorded(stage, start_nod
         assert counts.get(topic, 0) == 0
     typestore = get_typestore(Stores.ROS2_JAZZY)
     assert typestore.deserialize_cdr(told[0][1], told[0][0].msgtype).data
+    assert [span.value for span in read_recording(tmp_path / "bag").muted["self"]] == ["yes"]
 
 
 def test_diagnostics_tell_of_the_queue_and_the_echo(stage):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from conftest import NodeProcess
 from PIL import Image
 
 from timar_ros.errors import TimarError
-from timar_ros.replay.bag import read_recording
+from timar_ros.replay.bag import Span, read_recording
 from timar_ros.robot.face_map import FaceMap
 from timar_ros.view.bag_playback import BagPlayback
 from timar_ros.view.page import Page
@@ -127,6 +128,18 @@ def test_a_bag_shows_what_was_recorded_then(recording):
         assert recent.times_s[-1] == pytest.approx(0.0, abs=0.05) and len(recent.times_s) > 25
         assert np.degrees(shown.joints["neck_yaw"]) == pytest.approx(recent.angles[-1, 0], abs=1.0)
     assert any("latency 60 / 72 / 75 ms" in line for line in shown.lines)
+    assert shown.muted == frozenset()
+
+
+def test_a_bag_shows_who_was_muted_and_when(recording):
+    begin_ns = int(recording.joint_states.times_ns[0])
+    muted = Span(begin_ns + 2 * 10**9, begin_ns + 5 * 10**9, "yes")
+    playback = BagPlayback(replace(recording, muted={"partner": [muted]}), FACE, lambda: 0.0)
+    told = []
+    for at_s in (1.0, 3.0, 6.0):
+        playback.seek(at_s)
+        told.append(playback.shown().muted)
+    assert told == [frozenset(), {"partner"}, frozenset()]
 
 
 def test_a_page_that_cannot_be_served_or_shown_is_refused_with_a_sentence(tmp_path):
@@ -434,6 +447,12 @@ def test_a_running_graph_is_seen_and_can_be_paused(graph, look):
     looker.wait_until(lambda: "floor: partner" in looker.text("#talk"), "the floor")
     looker.wait_until(lambda: "latency 24 / 31 / 40 ms" in looker.text("#health"), "the latency")
     assert "self not known" in looker.text("#talk")
+    muting = graph.publisher(Bool, "partner/is_muted", latched)
+    muting.publish(Bool(data=True))
+    looker.wait_until(lambda: "partner is muted" in looker.text("#talk"), "who is muted")
+    looker.save("muted")
+    muting.publish(Bool(data=False))
+    looker.wait_until(lambda: "partner speaks" in looker.text("#talk"), "the partner again")
 
     with swaying_head(graph) as head:
         still = looker.head()
@@ -490,6 +509,37 @@ def test_make_view_shows_a_head_in_conversation_and_ends_with_all_that_it_starte
     domain = re.search(r"ROS_DOMAIN_ID=(\d+)", viewer.output())[1]
     assert not [p for p in processes() if p[1].get("ROS_DOMAIN_ID") == domain and "timar_ros.nodes" in p[0]]
     assert not list(tmp_path.glob("timar_view_*"))
+
+
+@in_browser
+@pytest.mark.heavy
+def test_make_talk_shows_a_head_that_says_what_is_typed_and_ends_with_all_that_it_started(look, tmp_path):
+    """The real graph, as README's newcomer has it. Leaves out/view/talk.png, which is README's picture."""
+    pytest.importorskip("rclpy")
+    if not any(shutil.which(engine) for engine in ("espeak-ng", "flite")):
+        pytest.skip("no speech synthesiser is installed (Debian and Ubuntu: sudo apt install espeak-ng)")
+    talk = NodeProcess(
+        [sys.executable, "-m", "timar_ros.cli", "talk", "--port", "0"],
+        tmp_path / "talk.log",
+        {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+        typed=True,
+    )
+    try:
+        looker = look(address(talk, "look at "))
+        talk.wait_for_output("Type a sentence", timeout=120.0)
+        looker.wait_until(lambda: "self is silent" in looker.text("#talk"), "a head that says nothing")
+        looker.page.set_viewport_size(LARGE)
+        silent = looker.head()
+        talk.type("Good morning! I am a robot, and I say whatever you type. Shall we look at the blue whale?")
+        looker.wait_until(lambda: "self speaks" in looker.text("#talk"), "the sentence")
+        looker.wait_until(lambda: looker.change(silent) > 0.003, "the mouth to move")
+        looker.save("talk")
+        looker.page.set_viewport_size(SMALL)
+        looker.wait_until(lambda: "self is silent" in looker.text("#talk"), "the end of the sentence")
+    finally:
+        ended = talk.stop()
+    assert ended == 0 and "Traceback" not in talk.output()
+    assert not [p for p in processes() if p[1].get("TMPDIR") == str(tmp_path) and "timar_ros.nodes" in p[0]]
 
 
 def processes() -> list[tuple[str, dict[str, str]]]:

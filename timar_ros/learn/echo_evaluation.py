@@ -14,8 +14,9 @@ import argparse
 import importlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,27 @@ def make_scene(
     )
 
 
+def make_scenes(
+    folder: Path, seed: int = 0, seconds: float = 60.0, extra_delay_ms: float = 0.0
+) -> Iterator[tuple[str, Callable[[], EchoScene]]]:
+    """Name and maker of each scene of the two rooms, three pairs of delays and three levels.
+
+    Args:
+        folder: of dialogues.
+        seed: another seed, other pairs of voices, pauses and noise.
+    """
+    own, partners = read_talks(folder, "self"), read_talks(folder, "partner")
+    for room in (OFFICE, LIVING_ROOM):
+        for case, delays in enumerate(DELAYS_MS):
+            partner = (2 * case + seed) % len(partners)
+            others = [*own[partner + 1 :], *own[:partner]]
+            shifted = (delays[0] + extra_delay_ms, delays[1] + extra_delay_ms)
+            for level_db in LEVELS_DB:
+                name = f"{room.name}, {level_db:g} dB, {shifted[0]:g} → {shifted[1]:g} ms"
+                given = (others, partners[partner], room, level_db, shifted, seconds, len(DELAYS_MS) * seed + case)
+                yield name, partial(make_scene, *given)
+
+
 def score(scene: EchoScene, make: Callable[[], Canceller]) -> EchoScores:
     """Both figures of one scene, each with a new canceller."""
     silent, cpu = _told(make(), scene.own, scene.echo + scene.noise)
@@ -259,6 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--canceller", nargs="+", default=["none", "timar"], choices=CANCELLERS, help="what is compared"
     )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes (0)")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each scene")
     parser.add_argument("--extra-delay-ms", type=float, default=0.0, help="more delay, such as a speaker node's 290")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -269,7 +292,7 @@ def run(args: argparse.Namespace) -> int:
         raise TimarError(
             f"--seconds is {args.seconds:g}; at least 10 are needed for the delay to be found and to change"
         )
-    own, partners = read_talks(args.data, "self"), read_talks(args.data, "partner")
+    scenes = make_scenes(args.data, args.seed, args.seconds, args.extra_delay_ms)
     rows = []
     print(
         "| room, echo, delays | detector alone: missed |",
@@ -277,18 +300,12 @@ def run(args: argparse.Namespace) -> int:
         "|",
     )
     print("|---" * (2 + len(args.canceller)) + "|")
-    for room in (OFFICE, LIVING_ROOM):
-        for case, delays in enumerate(DELAYS_MS):
-            for level_db in LEVELS_DB:
-                partner = 2 * case % len(partners)
-                others = own[:partner] + own[partner + 1 :]
-                shifted = tuple(d + args.extra_delay_ms for d in delays)
-                scene = make_scene(others, partners[partner], room, level_db, shifted, args.seconds, seed=case)
-                alone = score_detector(scene)
-                scores = {name: score(scene, CANCELLERS[name]) for name in args.canceller}
-                rows.append((alone, scores))
-                name = f"{room.name}, {level_db:g} dB, {shifted[0]:g} → {shifted[1]:g} ms"
-                print(f"| {name} | {alone:.1%} |", " | ".join(_cell(s) for s in scores.values()), "|", flush=True)
+    for name, make in scenes:
+        scene = make()
+        alone = score_detector(scene)
+        scores = {canceller: score(scene, CANCELLERS[canceller]) for canceller in args.canceller}
+        rows.append((alone, scores))
+        print(f"| {name} | {alone:.1%} |", " | ".join(_cell(s) for s in scores.values()), "|", flush=True)
     means = {
         name: EchoScores(*(float(np.mean([getattr(s[name], f) for _, s in rows])) for f in ("false", "missed", "cpu")))
         for name in args.canceller

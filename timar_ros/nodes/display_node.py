@@ -1,7 +1,7 @@
 """What RViz needs to show a conversation: the face as joint states, both voices and the floor as markers.
 
     head/blendshapes -> joint_states (the face's joints, as each frame is shown)
-    self/is_speaking, partner/is_speaking, head/floor -> conversation_markers
+    self/is_speaking, partner/is_speaking, self/is_muted, partner/is_muted, head/floor -> conversation_markers
 
 The simulated head holds a `Display` of its own, with the face where it is asked for, as rviz.launch.py does; beside a
 real robot `display_node` runs by itself.
@@ -18,6 +18,7 @@ from std_msgs.msg import Bool, ColorRGBA, String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from timar_ros.nodes import runtime
+from timar_ros.nodes.muting import is_muted_topic
 from timar_ros.nodes.parameters import Parameter, Parameters, declare
 from timar_ros.nodes.topics import LATCHED
 from timar_ros.replay.colours import FLOOR_COLOURS, PARTY_COLOURS
@@ -59,10 +60,12 @@ class Display:
     def __init__(self, node: Node, settings: Parameters) -> None:
         self._frame = settings.marker_frame
         self._speaking = dict.fromkeys(LAMPS, False)
+        self._muted = dict.fromkeys(LAMPS, False)
         self._floor = "nobody"
         self._markers = node.create_publisher(MarkerArray, "conversation_markers", LATCHED)
         for party in LAMPS:
-            node.create_subscription(Bool, f"{party}/is_speaking", self._hearer(party), LATCHED)
+            node.create_subscription(Bool, f"{party}/is_speaking", self._taker(self._speaking, party), LATCHED)
+            node.create_subscription(Bool, is_muted_topic(party), self._taker(self._muted, party), LATCHED)
         node.create_subscription(String, "head/floor", self._take_floor, LATCHED)
         self._publish_markers()
         if settings.face:
@@ -92,12 +95,12 @@ class Display:
         state.header.stamp = self._clock.now().to_msg()
         self._states.publish(state)
 
-    def _hearer(self, party: str):
-        def hear(message: Bool) -> None:
-            self._speaking[party] = message.data
+    def _taker(self, known: dict[str, bool], party: str):
+        def take(message: Bool) -> None:
+            known[party] = message.data
             self._publish_markers()
 
-        return hear
+        return take
 
     def _take_floor(self, message: String) -> None:
         self._floor = message.data
@@ -111,7 +114,7 @@ class Display:
             markers.append(self._marker("voice", number, Marker.SPHERE, place, size, PARTY_COLOURS[party], strength))
             below = Point(x=place.x, y=place.y, z=place.z - 0.05)
             name = self._marker("name", number, Marker.TEXT_VIEW_FACING, below, TEXT_M, (230, 235, 240))
-            name.text = party
+            name.text = f"{party} (muted)" if self._muted[party] else party
             markers.append(name)
         colour = FLOOR_COLOURS.get(self._floor, FLOOR_COLOURS["nobody"])
         if self._floor == "nobody":

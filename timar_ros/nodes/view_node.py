@@ -1,6 +1,7 @@
 """The browser view of a running graph: `ros2 run timar_ros view`.
 
-    joint_states, head/blendshapes, head/head_pose, self/is_speaking, partner/is_speaking, head/floor, /diagnostics
+    joint_states, head/blendshapes, head/head_pose, self/is_speaking, partner/is_speaking, self/is_muted,
+    partner/is_muted, head/floor, /diagnostics
         -> a page at http://127.0.0.1:8080
     the page -> head/pause, the head node's parameter `intensity`
 
@@ -25,6 +26,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool
 
 from timar_ros.nodes import runtime
+from timar_ros.nodes.muting import is_muted_topic
 from timar_ros.nodes.parameters import Parameter, declare
 from timar_ros.nodes.topics import LATCHED
 from timar_ros.robot.face_map import FaceMap
@@ -62,6 +64,7 @@ class ViewNode(Node):
         subscribe(QuaternionStamped, "head/head_pose", self._take_pose, SENSOR)
         for party in (SELF, PARTNER):
             subscribe(Bool, f"{party}/is_speaking", self._hearer(party), LATCHED)
+            subscribe(Bool, is_muted_topic(party), self._muter(party), LATCHED)
         subscribe(String, "head/floor", self._take_floor, LATCHED)
         subscribe(DiagnosticArray, "/diagnostics", self._take_diagnostics, 10)
         subscribe(ParameterEvent, "/parameter_events", self._take_parameters, 100)
@@ -105,6 +108,12 @@ class ViewNode(Node):
             self._source.history.change(self._now_s(), party, "yes" if message.data else "")
 
         return hear
+
+    def _muter(self, party: str):
+        def mute(message: Bool) -> None:
+            self._source.mute(party, message.data)
+
+        return mute
 
     def _take_floor(self, message: String) -> None:
         self._source.history.change(self._now_s(), "floor", message.data)

@@ -41,6 +41,8 @@ TOPIC_PATTERNS: dict[str, str] = {
     "partner_audio_info": r"/partner/audio_info$",
     "self_speaking": r"/self/is_speaking$",
     "partner_speaking": r"/partner/is_speaking$",
+    "self_muted": r"/self/is_muted$",
+    "partner_muted": r"/partner/is_muted$",
     "floor": r"/floor$",
     "turns": r"/turns$",
     "head_pose": r"(?<!/partner)/head_pose$",
@@ -178,6 +180,7 @@ class Recording:
     finish_ns: int
     voices: dict[str, Voice] = field(default_factory=dict)
     speaking: dict[str, list[Span]] = field(default_factory=dict)
+    muted: dict[str, list[Span]] = field(default_factory=dict)
     floor: list[Span] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     head_pose: Signal | None = None  # x, y, z, w of the quaternion
@@ -532,6 +535,10 @@ class _Reading:
         # A recorder that was killed leaves messages in the order of writing.
         return sorted(self._collected[chosen], key=lambda entry: entry[0])
 
+    def _spans_of_yes(self, role: str) -> list[Span]:
+        told = [(time_ns, "yes" if value else "") for time_ns, value in self._of(role)]
+        return [s for s in _spans(told, self._last_ns) if s.value]
+
     def recording(self, path: Path) -> Recording:
         """Everything collected, put in order."""
         made = Recording(path, self._first_ns, self._last_ns)
@@ -540,8 +547,8 @@ class _Reading:
             voice = self._voice(f"{role}_audio")
             if voice is not None:
                 made.voices[party] = voice
-            heard = [(time_ns, "yes" if value else "") for time_ns, value in self._of(f"{role}_speaking")]
-            made.speaking[party] = [s for s in _spans(heard, self._last_ns) if s.value]
+            made.speaking[party] = self._spans_of_yes(f"{role}_speaking")
+            made.muted[party] = self._spans_of_yes(f"{role}_muted")
         made.floor = _spans(self._of("floor"), self._last_ns)
         made.turns = sorted((turn for _, turn in self._of("turns")), key=lambda turn: turn.frame)
         made.trajectories = _signal([entry for entry in self._of("trajectories") if entry[1] is not None], None)

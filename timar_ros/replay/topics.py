@@ -20,6 +20,8 @@ SHOWN = (
     "head/trace",
     "self/is_speaking",
     "partner/is_speaking",
+    "self/is_muted",
+    "partner/is_muted",
     "joint_states",
     "robot_description",
     "simulated_head/command_latency_ms",

@@ -7,8 +7,9 @@ alone, so that a replay gives the same bits:
   phase transform (Knapp & Carter 1976) of the last second.
 - `EchoFilter`: a partitioned-block Kalman filter in the frequency domain (Enzner & Vary 2006; Kuech, Mabande & Enzner
   2014). It learns the room while both speak, and leaves the partner's voice untouched.
-- `EchoCanceller`: lines the reference up, and while the filter is known to be wrong (at the start, after the delay or
-  the room changed) puts the background's noise in the place of what can only be echo.
+- `EchoCanceller`: lines the reference up, hears the last half second again once it knows how, and puts the background's
+  noise in the place of what can only be echo: all of it while the filter is known to be wrong (at the start, after the
+  delay or the room changed), and else what the filter lately left of it.
 """
 
 from __future__ import annotations
@@ -83,10 +84,16 @@ class EchoFilter:
         partitions: blocks of 10 ms that the response may last.
     """
 
-    KEEP = 0.9998
-    """How much of the response stays the same from block to block; the rest may have changed."""
-    PRIOR_DECAY_DB = 1.0
-    """Before anything is known, the response's spectrum has a variance of 1 that falls so much with every block."""
+    KEEP = 0.99997
+    """How much of the response stays the same from block to block. With less, the filter learns the partner's voice."""
+    NEIGHBOURS = (0.25, 0.5, 0.25)
+    """Over which frequencies what is not echo is smoothed."""
+    CHANGED = 0.1
+    """How much of the response, in power, may be another after `doubt`."""
+    PRIOR_DECAY_DB = 0.5
+    """Before anything is known, the variance of the response's spectrum falls so much with every block."""
+    PRIOR_MARGIN = 3.0
+    """Times what was heard: how loud an echo that variance allows."""
 
     def __init__(self, partitions: int = 30) -> None:
         bins = _BLOCK + 1
@@ -94,6 +101,28 @@ class EchoFilter:
         decay = 10.0 ** (-self.PRIOR_DECAY_DB / 10 * np.arange(partitions))
         self._variance = np.repeat(decay[:, None], bins, axis=1)
         self._disturbance = np.full(bins, 1e-8)
+        self._kept: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=2)
+        self.remember()
+
+    def remember(self) -> None:
+        """Keep what was learned, for `recall`."""
+        self._kept.append((self._response.copy(), self._variance.copy()))
+
+    def recall(self) -> None:
+        """Know again what was known the time before it was last told to remember, and nothing since."""
+        self._response, self._variance = (part.copy() for part in self._kept[0])
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Part of what was learned may be wrong by now."""
+        self._variance += self.CHANGED * np.abs(self._response) ** 2
+
+    def expect(self, microphone: np.ndarray, reference: np.ndarray) -> None:
+        """Before anything is learned: how loud an echo, and how loud all else, may be in such sound (each [n])."""
+        blocks = microphone[: len(microphone) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+        self._disturbance = (np.abs(np.fft.rfft(blocks, 2 * _BLOCK)) ** 2).mean(axis=0) + 1e-8
+        coupling = np.square(microphone).mean() / (np.square(reference).mean() + _SILENCE)
+        self._variance *= min(1.0, self.PRIOR_MARGIN * coupling / self._variance[:, 0].sum())
 
     @property
     def samples(self) -> int:
@@ -106,14 +135,16 @@ class EchoFilter:
         Args:
             reference: [`samples`], its last 160 samples at the microphone's time.
         """
-        windows = np.lib.stride_tricks.sliding_window_view(reference, 2 * _BLOCK)[::_BLOCK][::-1]
-        far = np.fft.rfft(windows, axis=1)
-        echo = np.fft.irfft((far * self._response).sum(axis=0))[_BLOCK:]
+        far = self._far(reference)
+        echo = self._echo(far)
         error = np.fft.rfft(np.concatenate([np.zeros(_BLOCK), microphone - echo]))
         uncertain = (self._variance * np.abs(far) ** 2).sum(axis=0)
-        self._disturbance += 0.2 * (np.abs(error) ** 2 - self._disturbance)
+        present = np.abs(error) ** 2
+        self._disturbance += 0.2 * (present - self._disturbance)
+        # The present as well, as the partner may just begin; and the neighbours, for between a voice's harmonics.
+        other = np.convolve(np.maximum(self._disturbance, present), self.NEIGHBOURS, "same")
         # Half: an overlap-save block holds as much of the past as of the present.
-        gain = self._variance * far.conj() / (0.5 * uncertain + self._disturbance + 1e-10)
+        gain = self._variance * far.conj() / (0.5 * uncertain + other + 1e-10)
         step = np.fft.irfft(gain * error, axis=1)
         step[:, _BLOCK:] = 0.0
         learned = np.clip((gain * far).real, 0.0, 2.0)
@@ -121,6 +152,18 @@ class EchoFilter:
         self._variance *= self.KEEP**2 * (1.0 - 0.5 * learned)
         self._variance += (1.0 - self.KEEP**2) * np.abs(self._response) ** 2
         return echo
+
+    def predict(self, reference: np.ndarray) -> np.ndarray:
+        """The echo as above, without learning."""
+        return self._echo(self._far(reference))
+
+    @staticmethod
+    def _far(reference: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(reference, 2 * _BLOCK)[::_BLOCK][::-1]
+        return np.fft.rfft(windows, axis=1)
+
+    def _echo(self, far: np.ndarray) -> np.ndarray:
+        return np.fft.irfft((far * self._response).sum(axis=0))[_BLOCK:]
 
 
 class Background:
@@ -133,7 +176,7 @@ class Background:
     QUANTILE = 0.1
     QUIET = 2.0
     """Times the quantile's power: blocks up to that are background."""
-    MEMORY_BLOCKS = 600
+    MEMORY_BLOCKS = 1200
     ORDER = 16
     LEARN = 0.02
 
@@ -194,7 +237,18 @@ class EchoCanceller:
     WRONG = 0.5
     """Deviation from 1 of the microphone's part along the filter's estimate (1: right, 0: wrong), beyond its error."""
     RIGHT = 0.3
+    FITTING = 10
+    """Blocks in a row that a filter which was wrong must fit to be right again."""
+    DOUBTED = 100
+    """Blocks of echo in a row in which a filter was wrong that has to learn anew, as when the robot was moved."""
+    OFTEN = 25
+    """Blocks between two doubts of a filter that is behind."""
     LONG_MEMORY = 0.98
+    BEHIND = 1.08
+    """The microphone's part along the estimate, over 500 ms, beyond which the filter has more to learn: it knows one
+    voice's frequencies, and another one speaks."""
+    AGAIN = 50
+    """Blocks that are heard again once it is known how late the echo is; also how often the filter remembers."""
     JUDGED = 60
     """A filter that is so right over 500 ms, after so many blocks of echo, is no longer new."""
     MEMORY = 0.9
@@ -205,8 +259,16 @@ class EchoCanceller:
     """Times the background: what is softer while the own voice sounds is not worth the risk."""
     LEARNED = 0.5
     """What the filter leaves of an echo once it is of use, as a part of the echo."""
-    REST = 0.25
-    """Part of the echo that is taken for what the filter left of it."""
+    LEAK_QUANTILE = 0.15
+    """What is left of the echo, as a part of it, is above this quantile where the partner speaks as well."""
+    LEAKS = 200
+    """So many were measured lately, every 50 ms of echo."""
+    LEAK_MARGIN = 4.0
+    """Times the leak: what is softer is taken for what the filter left of the echo."""
+    LEAK_RANGE = (0.15, 0.4)
+    """In which that part of the echo lies."""
+    LEAK_BEHIND = 0.8
+    """The same while the filter is behind."""
     LOUD = 4.0
     """Times the loudest echo to expect: what is louder is the partner, whatever the filter does."""
     COUPLING_MEMORY = 0.995
@@ -224,13 +286,16 @@ class EchoCanceller:
         self._background = Background()
         self._shift = 0  # samples by which the reference is set back
         self._lag: int | None = None  # that the shift was made for
-        self._own = np.zeros(round((LONGEST_DELAY_S + 0.6) * SAMPLE_RATE), np.float64)
+        self._own = np.zeros(round((LONGEST_DELAY_S + 0.4) * SAMPLE_RATE) + self.AGAIN * _BLOCK, np.float64)
+        self._heard = np.zeros(self.AGAIN * _BLOCK, np.float64)
         self._along = self._of = self._left = 0.0  # <echo, microphone>, <echo, echo>, <rest, rest>, forgetting
         self._echo_energy = self._own_energy = 0.0  # of what the filter was right about, forgetting
         self._own_powers: deque[float] = deque([0.0], maxlen=round(LONGEST_DELAY_S / FRAME_S))
         self._trusted = self._proven = False
         self._long_along = self._long_of = 0.0
-        self._judged = 0
+        self._leaks: deque[float] = deque(maxlen=self.LEAKS)
+        self._leak = self.LEAK_RANGE[1]  # what the filter may have left, as a part of the echo
+        self._judged = self._trusted_blocks = self._fitting = self._doubted = 0  # blocks
         self._spoken_s = 0.0  # by the own voice so far
         self._since_own_s = np.inf
         self._before = self._after = 0.0  # mean squares where the echo prevails
@@ -254,6 +319,7 @@ class EchoCanceller:
         self._tracker(own, partner)
         self._own = np.concatenate([self._own[FRAME_SAMPLES:], own])
         self._follow_delay()
+        self._heard = np.concatenate([self._heard[FRAME_SAMPLES:], partner])
         self._count_own_speech(own)
         if not self.active:
             return partner
@@ -268,12 +334,44 @@ class EchoCanceller:
         self.active = True
         if self._lag is None:
             self._shift = max(0, lag - self.MARGIN)
+            begin = len(self._own) - FRAME_SAMPLES - len(self._heard) - self._shift
+            self._filter.expect(self._heard, self._own[begin : begin + len(self._heard)])
         elif abs(lag - self._lag) > DelayTracker.AGREE:
             # The room is the same, only later or sooner: what was learned of it stays.
+            self._filter.recall()
             self._shift = max(0, self._shift + lag - self._lag)
+            self._shift = max(0, self._shift + self._lateness())
         else:
             return  # the filter follows so little by itself
         self._lag = lag
+        self._listen_again()
+
+    def _again(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(microphone, reference) of the blocks heard last, before the present frame."""
+        first = len(self._own) - FRAME_SAMPLES - len(self._heard)
+        return [
+            (self._heard[at : at + _BLOCK], self._reference(first + at + _BLOCK))
+            for at in range(0, len(self._heard), _BLOCK)
+        ]
+
+    def _lateness(self) -> int:
+        """By how many samples what was heard last is later than the filter expects it."""
+        reach = DelayTracker.AGREE
+        expected = np.concatenate([self._filter.predict(reference) for _, reference in self._again()])
+        return int(np.argmax(np.correlate(self._heard, expected[reach:-reach], "valid"))) - reach
+
+    def _listen_again(self) -> None:
+        """Learn and judge from what was heard last, now that it is lined up."""
+        self._along = self._of = self._left = 0.0
+        self._long_along = self._long_of = 0.0
+        self._judged = 0
+        for microphone, reference in self._again():
+            echo = self._filter(microphone, reference)
+            self._judge(microphone, reference, echo, microphone - echo)
+
+    def _reference(self, end: int) -> np.ndarray:
+        end -= self._shift
+        return self._own[end - self._filter.samples : end]
 
     def _count_own_speech(self, own: np.ndarray) -> None:
         self._own_powers.append(float(np.square(own).mean()))
@@ -282,12 +380,13 @@ class EchoCanceller:
         self._since_own_s = 0.0 if speaks else self._since_own_s + FRAME_S
 
     def _block(self, microphone: np.ndarray, end: int) -> np.ndarray:
-        end = len(self._own) - FRAME_SAMPLES + end - self._shift
-        reference = self._own[end - self._filter.samples : end]
-        echo = self._filter(microphone, reference)
-        rest = microphone - echo
-        self._background.learn(microphone)
-        self._judge(microphone, reference, echo, rest)
+        rest = microphone
+        if self._lag is not None:
+            reference = self._reference(len(self._own) - FRAME_SAMPLES + end)
+            echo = self._filter(microphone, reference)
+            rest = microphone - echo
+            self._judge(microphone, reference, echo, rest)
+        self._background.learn(rest if self._trusted else microphone)
         if self._is_rest_of_echo() or (not self._trusted and self._may_be_echo(microphone)):
             self.held_back = True
             return self._background.noise(len(rest))
@@ -299,30 +398,49 @@ class EchoCanceller:
         self._of = self.MEMORY * self._of + float(echo @ echo)
         self._left = self.MEMORY * self._left + float(rest @ rest)
         if power > self.AUDIBLE * self._background.power:
+            self._long_along = self.LONG_MEMORY * self._long_along + float(echo @ microphone)
+            self._long_of = self.LONG_MEMORY * self._long_of + float(echo @ echo)
             error = 2.0 * np.sqrt(self._left / self._of / self.INDEPENDENT)
             deviation = abs(self._along / self._of - 1.0)
             if self._proven:
-                self._trusted = deviation < self.WRONG + (error if self._trusted else 0.0)
+                fits = deviation < self.WRONG + (error if self._trusted else 0.0)
+                self._fitting = self._fitting + 1 if fits else 0
+                self._trusted = fits and (self._trusted or self._fitting > self.FITTING)
+                self._doubted = 0 if self._trusted else self._doubted + 1
+                if self._doubted == self.DOUBTED:
+                    self._doubted = 0
+                    self._filter.doubt()
             else:
                 # The first time the echo must be seen to go, or the partner's voice be all that hides it.
-                self._long_along = self.LONG_MEMORY * self._long_along + float(echo @ microphone)
-                self._long_of = self.LONG_MEMORY * self._long_of + float(echo @ echo)
                 self._judged += 1
                 right = self._judged > self.JUDGED and abs(self._long_along / self._long_of - 1.0) < self.RIGHT
                 alone = deviation < self.WRONG and self._left < self.LEARNED * self._of
                 self._proven = self._trusted = alone or right
         heard = float(np.square(microphone).mean())
         if self._trusted and power > self.AUDIBLE * self._background.power:
+            self._trusted_blocks += 1
+            if self._trusted_blocks % 5 == 0:
+                self._leaks.append(self._left / self._of)
+                leak = sorted(self._leaks)[int(self.LEAK_QUANTILE * len(self._leaks))]
+                self._leak = min(max(self.LEAK_MARGIN * leak, self.LEAK_RANGE[0]), self.LEAK_RANGE[1])
+            if self._trusted_blocks % self.AGAIN == 0:
+                self._filter.remember()
+            if self._is_behind() and self._trusted_blocks % self.OFTEN == 0:
+                self._filter.doubt()
             self._echo_energy = self.COUPLING_MEMORY * self._echo_energy + power
             self._own_energy = self.COUPLING_MEMORY * self._own_energy + float(np.square(reference[-_BLOCK:]).mean())
         if power > 0.5 * heard:
             self._before += 0.01 * (heard - self._before)
             self._after += 0.01 * (float(np.square(rest).mean()) - self._after)
 
+    def _is_behind(self) -> bool:
+        return self._long_along > self.BEHIND * self._long_of
+
     def _is_rest_of_echo(self) -> bool:
         background = self._background.power * _BLOCK / (1.0 - self.MEMORY)
         audible = self._of > self.AUDIBLE * background
-        return self._trusted and audible and self._left < max(self.REST * self._of, self.SOFT * background)
+        leak = self.LEAK_BEHIND if self._is_behind() else self._leak
+        return self._trusted and audible and self._left < max(leak * self._of, self.SOFT * background)
 
     def _may_be_echo(self, microphone: np.ndarray) -> bool:
         """While the filter is wrong: all that comes while the own voice sounds in the room, unless it is too loud."""

@@ -74,7 +74,12 @@ class BagPlayback:
         values: dict[str, str | None] = {"floor": None}
         for row, spans in self._spans().items():
             values[row] = next((s.value for s in spans if s.start_ns <= time_ns < s.end_ns), "" if spans else None)
-        return Shown(joints.at(0.0), values, self._lines)
+        muted = frozenset(
+            party
+            for party, spans in recording.muted.items()
+            if any(s.start_ns <= time_ns < s.end_ns and s.value for s in spans)
+        )
+        return Shown(joints.at(0.0), values, muted, self._lines)
 
     def recent(self) -> Recent:
         position_s = self.position_s

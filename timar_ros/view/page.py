@@ -31,6 +31,7 @@ PANEL_EVERY = 5  # updates: the panel's text and plot change at 5 Hz
 BACKGROUND = ((58, 76, 92), (24, 32, 40))  # above, below
 CURVES = {"yaw": "#3fb8d6", "pitch": "#f2a65a", "roll": "#b084de"}
 LEAST_RANGE_DEG = 6.0
+MUTED_LAMP = "linear-gradient(45deg,#d0563f 42%,#1b242c 42% 58%,#d0563f 58%)"  # struck through
 
 
 class Page:
@@ -229,8 +230,10 @@ def _talk_html(shown: Shown, recent: Recent) -> str:
             said = f"floor: {value or 'not known'}"
             lamp = floor.get(value or "", "#2b3640")
         else:
-            said = f"{row} {'speaks' if value else 'is silent' if value is not None else 'not known'}"
-            lamp = party[row] if value else "#2b3640"
+            muted = row in shown.muted
+            spoken = "speaks" if value else "is silent" if value is not None else "not known"
+            said = f"{row} {'is muted' if muted else spoken}"
+            lamp = MUTED_LAMP if muted else party[row] if value else "#2b3640"
         bars = []
         for begin, end, spoken in recent.spans.get(row, ()):
             colour = floor.get(spoken, "#3e4c5a") if row == "floor" else party[row]

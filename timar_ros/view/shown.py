@@ -27,6 +27,7 @@ class Shown:
 
     joints: Mapping[str, float] = field(default_factory=dict)  # rad or m, by joint
     values: Mapping[str, str | None] = field(default_factory=dict)  # of ROWS: "yes", "" or the floor's name
+    muted: frozenset[str] = frozenset()  # parties that are not heard
     lines: Sequence[str] = ()  # latency and health in words
 
 
@@ -123,6 +124,7 @@ class LiveSource:
     def __init__(self, face: FaceMap, clock_s: Callable[[], float]) -> None:
         self.joints = Joints(face)
         self.history = History()
+        self._muted: frozenset[str] = frozenset()
         self._lines: dict[str, str] = {}
         self._clock_s = clock_s
 
@@ -130,10 +132,14 @@ class LiveSource:
         now_s = self._clock_s()
         joints = self.joints.at(now_s)
         self.history.add(now_s, joints)
-        return Shown(joints, {row: self.history.value(row) for row in ROWS}, in_order(self._lines))
+        return Shown(joints, {row: self.history.value(row) for row in ROWS}, self._muted, in_order(self._lines))
 
     def recent(self) -> Recent:
         return self.history.recent(self._clock_s())
+
+    def mute(self, party: str, muted: bool) -> None:
+        """Take down whether a party is muted from now on."""
+        self._muted = self._muted | {party} if muted else self._muted - {party}
 
     def diagnostics(self, name: str, warn: bool, message: str, values: Mapping[str, str]) -> None:
         """One status of the head node or of the simulated head."""

@@ -25,6 +25,7 @@ WINDOW = 60
 SAMPLING = Sampling(
     head_temperature=0.7,
     eyes_temperature=0.9,
+    mouth_temperature=0.6,
     face_temperature=0.8,
     head_correlation_frames=3.0,
     eyes_correlation_frames=1.0,

@@ -81,7 +81,7 @@ def test_what_is_measured_is_a_time_and_measured_once():
 
 def test_the_bundled_policy_in_bfloat16_moves_as_in_float32():
     own, partner = (read_voice(share_path("demo", f"{party}.ogg"))[: 16_000 * 8] for party in ("self", "partner"))
-    heard, still = hear(own, partner), Sampling(0.0, 0.0, 0.0)
+    heard, still = hear(own, partner), Sampling.mean()
     exact, coarse = (
         move(IncrementalPolicy(load_policy("default"), "cpu", sampling=still, precision=p), heard)
         for p in (FLOAT32, BFLOAT16)

@@ -263,7 +263,7 @@ def test_ten_minutes_of_dialogue_beat_the_mean_on_others_and_resuming_gives_the_
     mean = policies[0].network.motion_mean.numpy()
     errors = []
     for conversation in load_conversations(slice_of_dialogues / "held_out", jobs=1):
-        stepper = IncrementalPolicy(policies[0], "cpu", sampling=Sampling(0.0, 0.0, 0.0))
+        stepper = IncrementalPolicy(policies[0], "cpu", sampling=Sampling.mean())
         motion = offline.move(stepper, offline.hear(*(conversation.voices / np.float32(32768))))
         truth = conversation.motion[0, : len(motion)]
         errors.append([np.mean(np.square(truth - guess), axis=0) for guess in (motion, mean)])
@@ -277,7 +277,7 @@ def test_the_jaw_learns_to_follow_the_own_voice_and_not_the_partners(data, tmp_p
     train.run(arguments(data, tmp_path / "run", steps=400, batch=4, learning_rate=3e-3, ema=0.95))
     policy = load_policy(tmp_path / "run" / "policy")
     conversation = load_conversations(data, jobs=1)[0]
-    stepper = IncrementalPolicy(policy, "cpu", sampling=Sampling(0.0, 0.0, 0.0))
+    stepper = IncrementalPolicy(policy, "cpu", sampling=Sampling.mean())
     voices = conversation.voices / np.float32(32768)
     motion = offline.move(stepper, offline.hear(*voices))
     loud = voices.reshape(2, -1, 640)[:, : len(motion)].std(axis=2) > 0.1

@@ -34,6 +34,7 @@ from timar_ros.stream.turns import TurnBoundary
 # On CUDA a pass is padded to a multiple of so many frames, so that few graphs do; the CPU computes no padding.
 CUDA_FRAMES_STEP = 5
 _PADDING = 2.0**30
+REGIONS = {"eyes": ("eye",), "mouth": ("mouth", "jaw", "tongue")}
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,19 @@ class Sampling:
     """How motion is drawn.
 
     Attributes:
-        head_temperature, eyes_temperature, face_temperature: scale the noise of the diffusion steps; 0 draws each
-            step's mean. The eyes are the channels whose names begin with eye, the face all other blendshapes.
-        head_correlation_frames, eyes_correlation_frames, face_correlation_frames: how long noise stays alike, in
-            frames of 40 ms (standard deviation of the smoothing kernel).
+        head_temperature, eyes_temperature, mouth_temperature, face_temperature: scale the noise of the diffusion steps;
+            0 draws each step's mean. Eyes and mouth are the channels that REGIONS names, face the other blendshapes.
+        head_correlation_frames and the like: how long noise stays alike, in frames of 40 ms (deviation of the
+            smoothing kernel).
     """
 
     head_temperature: float = 1.0
     eyes_temperature: float = 1.0
+    mouth_temperature: float = 1.0
     face_temperature: float = 1.0
     head_correlation_frames: float = 1.0
     eyes_correlation_frames: float = 1.0
+    mouth_correlation_frames: float = 1.0
     face_correlation_frames: float = 1.0
 
     @classmethod
@@ -62,19 +65,28 @@ class Sampling:
             own, **{name: value * temperature for name, value in vars(own).items() if name.endswith("_temperature")}
         )
 
+    @classmethod
+    def mean(cls) -> Sampling:
+        """Without noise in the steps: near the mean of what could be drawn."""
+        return cls(**{name: 0.0 for name in vars(cls()) if name.endswith("_temperature")})
+
     def temperatures(self) -> np.ndarray:
         """[55] float32."""
-        return _per_channel(self.head_temperature, self.eyes_temperature, self.face_temperature)
+        return self._per_channel("temperature")
 
     def correlations(self) -> np.ndarray:
         """[55] float32, frames."""
-        return _per_channel(self.head_correlation_frames, self.eyes_correlation_frames, self.face_correlation_frames)
+        return self._per_channel("correlation_frames")
+
+    def _per_channel(self, what: str) -> np.ndarray:
+        return np.array([getattr(self, f"{region(channel)}_{what}") for channel in CHANNELS], np.float32)
 
 
-def _per_channel(head: float, eyes: float, face: float) -> np.ndarray:
-    return np.array(
-        [head if name in HEAD_CHANNELS else eyes if name.startswith("eye") else face for name in CHANNELS], np.float32
-    )
+def region(channel: str) -> str:
+    """head, eyes, mouth or face."""
+    if channel in HEAD_CHANNELS:
+        return "head"
+    return next((name for name, beginnings in REGIONS.items() if channel.startswith(beginnings)), "face")
 
 
 class PassShape(NamedTuple):

@@ -6,7 +6,7 @@ before its turn and itself, which is what a hop sees live; one pass trains many 
 seed and n alone, so a run that is resumed gives what it would have given.
 
 Several GPUs, or machines: torchrun --nproc-per-node 4 -m timar_ros.cli train --data ... --out ...; each worker draws
-`batch` windows a step.
+windows of its own.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from timar_ros.model.features import log_mel
 from timar_ros.model.network import TOKENS_PER_FRAME, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
+from timar_ros.stream.policy import region
 
 JAW = CHANNELS.index("jawOpen")
 # What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).
-MOUTH = [name.startswith(("mouth", "jaw", "tongue")) for name in CHANNELS]
+MOUTH = [region(name) == "mouth" for name in CHANNELS]
 # How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
 NOISE_FRAMES = 1.0
 

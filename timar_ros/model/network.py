@@ -17,6 +17,8 @@ Where it differs from the published network, and why:
   still there after so many frames), in units of how far that prediction usually is off (`motion_step`); the masked
   token is told that motion and how it moved. Drawn as a whole, a frame must find its neighbours' place to a hundredth
   of the range again each time, and shakes by what it misses.
+- Of its own motion the network is shown the channels in `own_shown`. The mouth's past is left out, for it is in the
+  voice: shown it, the network goes on with the lips it drew itself instead of listening.
 - Speech comes as log-mel frames without look-ahead instead of wav2vec 2.0, whose 315 M parameters see whole seconds.
 """
 
@@ -161,4 +163,5 @@ class TimarNetwork(nn.Module):
         return (motion - self.motion_kept[lag] * basis[..., : self.config.motion_dim]) / self.motion_step[lag]
 
     def from_change(self, change: Tensor, basis: Tensor, lag: Tensor) -> Tensor:
+        """The inverse of `to_change`."""
         return self.motion_kept[lag] * basis[..., : self.config.motion_dim] + change * self.motion_step[lag]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timar_ros.errors import TimarError
-from timar_ros.learn.train import attention_mask
+from timar_ros.learn.window_attention import by_tokens, may_attend
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
@@ -109,7 +109,7 @@ def whole_pass(
         turn_place=frame - starts,
         lookahead=torch.zeros_like(frame),
     )
-    mask = attention_mask(frame, starts, torch.full_like(frame, -1), WINDOW)
+    mask = by_tokens(may_attend(frame, starts, torch.full_like(frame, -1), WINDOW))
     z = network.encode(inputs, frame.numpy(), mask)
     noise = FrameNoise(seed, 5, SAMPLING.correlations())
     draws = torch.from_numpy(np.stack([noise.at(f) for f in new], axis=1))

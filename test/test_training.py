@@ -11,12 +11,14 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 
 from timar_ros.errors import TimarError
 from timar_ros.learn import train
 from timar_ros.learn.augment import degrade
-from timar_ros.learn.dataset import draw_open_turns, draw_window, load_conversations
+from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, draw_open_turns, draw_window, load_conversations
 from timar_ros.learn.generate import generate
+from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
 from timar_ros.model.checkpoint import load_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES
@@ -53,9 +55,9 @@ def arguments(data, out, **changes) -> argparse.Namespace:
         "steps": 4,
         "batch": 2,
         "window_frames": 60,
-        "open_slots": 40,
+        "open_groups": 2,
         "short_window_frames": 40,
-        "short_open_slots": 50,
+        "short_open_groups": 2,
         "warmup_steps": 2,
         "width": 32,
         "heads": 2,
@@ -68,16 +70,17 @@ def arguments(data, out, **changes) -> argparse.Namespace:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**32), st.sets(st.integers(1, 99)), st.integers(1, 200))
-def test_open_turns_are_cut_from_turns_and_fill_their_slots(seed, starts, slots):
+@given(st.integers(0, 2**32), st.sets(st.integers(1, 99)), st.integers(1, 8))
+def test_open_turns_are_cut_from_turns_and_fill_their_slots(seed, starts, groups):
     turn_starts = np.array([0, *sorted(starts)])
-    turns = draw_open_turns(np.random.default_rng(seed), turn_starts, 100, slots, 25)
-    assert len(turns.frame) == slots
+    turns = draw_open_turns(np.random.default_rng(seed), turn_starts, 100, groups, 25)
+    assert len(turns.frame) == 25 * groups
     assert (turns.frame == turns.turn_start + turns.place).all()
     assert turns.place.max() < 25 and turns.frame.max() < 100
     assert np.isin(turns.turn_start, turn_starts).all()
     for copy in np.unique(turns.copy):
         inside = turns.copy == copy
+        assert len(np.unique(np.flatnonzero(inside) // 25)) == 1  # never from one group to the next
         assert turns.place[inside].tolist() == list(range(inside.sum()))
         masked = turns.masked[inside]
         assert masked[-1] and (np.diff(masked.astype(int)) >= 0).all()  # the newest frames, at least one
@@ -87,7 +90,7 @@ def test_nobody_sees_what_comes_later_or_another_copys_frames():
     frame = torch.tensor([[0, 1, 2, 3, 4, 5, 2, 3]])
     turn_start = torch.tensor([[0, 0, 2, 2, 4, 4, 2, 2]])
     copy = torch.tensor([[-1, -1, -1, -1, -1, -1, 0, 0]])
-    sees = train.attention_mask(frame, turn_start, copy, window_frames=3)[0, 0, ::4, ::4].int().tolist()
+    sees = may_attend(frame, turn_start, copy, window_frames=3)[0].int().tolist()
     assert sees == [
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0],
@@ -98,6 +101,24 @@ def test_nobody_sees_what_comes_later_or_another_copys_frames():
         [1, 1, 0, 0, 0, 0, 1, 1],
         [1, 1, 0, 0, 0, 0, 1, 1],
     ]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32), st.sets(st.integers(1, 39)), st.integers(1, 3))
+def test_what_is_computed_in_groups_is_what_a_dense_mask_gives(seed, starts, groups):
+    rng = np.random.default_rng(seed)
+    turn_starts = np.array([0, *sorted(starts)])
+    turns = draw_open_turns(rng, turn_starts, 40, groups, 25)
+    closed = np.arange(40)
+    closed_start = turn_starts[np.searchsorted(turn_starts, closed, side="right") - 1]
+    frame, turn_start, copy = (
+        torch.from_numpy(np.concatenate(parts)[None])
+        for parts in ((closed, turns.frame), (closed_start, turns.turn_start), (np.full(40, -1), turns.copy))
+    )
+    may = may_attend(frame, turn_start, copy, window_frames=20)
+    q, k, v = torch.from_numpy(rng.standard_normal((3, 1, 2, 4 * frame.shape[1], 8), dtype=np.float32))
+    dense = scaled_dot_product_attention(q, k, v, attn_mask=by_tokens(may))
+    torch.testing.assert_close(WindowAttention(may, 40, 25, torch.float32)(q, k, v), dense)
 
 
 def test_degraded_voices_keep_their_shape_and_say_what_is_missing():
@@ -117,7 +138,7 @@ def test_a_window_is_seen_by_either_party(data):
     conversations = load_conversations(data, jobs=1)
     rng = np.random.default_rng(0)
     for _ in range(10):
-        window = draw_window(rng, conversations, 60, 40, 25, clean=True)
+        window = draw_window(rng, conversations, 60, 2, 25, clean=True)
         loud = window.voices[0, CONTEXT_SAMPLES:].reshape(60, 640).std(axis=1) > 0.1
         assert np.array_equal(loud, window.motion[0, :, JAW] > 0.25)
 
@@ -152,7 +173,7 @@ def test_the_own_voice_runs_ahead_and_the_network_is_told_by_how_much(data):
     seen = set()
     for seed in range(40):
         windows = [
-            draw_window(np.random.default_rng(seed), conversations, 50, 40, 25, clean=True, most_lookahead=most)
+            draw_window(np.random.default_rng(seed), conversations, 50, 2, 25, clean=True, most_lookahead=most)
             for most in (4, 0)
         ]
         ahead = windows[0].lookahead
@@ -201,9 +222,9 @@ def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path
     assert np.allclose(conversation.motion[1, :, JAW], pose[:, 3] / 0.35, atol=1e-3)
     before = train.Run(tmp_path / "run", NetworkConfig(width=32, blocks=1, heads=2), train.Recipe(), [conversation])
     parts = train.Objective(before.network, train.Recipe(), conversation.known)(
-        [draw_window(np.random.default_rng(0), [conversation], 60, 40, 25, clean=True)], np.random.default_rng(0)
+        [draw_window(np.random.default_rng(0), [conversation], 60, 2, 25, clean=True)], np.random.default_rng(0)
     )[1]
-    assert set(parts) == {"head", "jaw", "face", "variational"} and np.isfinite(list(parts.values())).all()
+    assert set(parts) == {"head", "jaw", "face", "variational", "nod_ahead"} and np.isfinite(list(parts.values())).all()
     assert parts["face"] == pytest.approx(parts["jaw"])  # of the face nothing else is known
 
 
@@ -211,6 +232,24 @@ def test_noise_is_alike_from_frame_to_frame_and_standard_normal():
     noise = train.correlated_noise(np.random.default_rng(0), (4, 500, 55), 1.0)
     assert noise.std() == pytest.approx(1.0, abs=0.03)
     assert np.mean(noise[:, 1:] * noise[:, :-1]) == pytest.approx(np.exp(-0.25), abs=0.03)
+
+
+def test_a_nod_is_announced_before_it_begins_and_no_longer(tmp_path):
+    rng = np.random.default_rng(5)
+    motion = np.zeros((2, SECONDS * 25, MOTION_DIM), np.float32)
+    time = np.arange(SECONDS * 25) / 25
+    nodding = (time > 10.0) & (time < 11.0)
+    motion[0, nodding, CHANNELS.index("headPitch")] = np.radians(2.5) * (1 - np.cos(4 * np.pi * (time[nodding] - 10)))
+    for speaker, track in enumerate(motion, start=1):
+        soundfile.write(tmp_path / f"n_speaker{speaker}.wav", 0.1 * rng.random(SECONDS * 16000), 16000)
+        np.savez(tmp_path / f"n_speaker{speaker}.npz", motion=track, channels=CHANNELS)
+    (conversation,) = load_conversations(tmp_path, jobs=1)
+    announced = np.flatnonzero(conversation.nod_ahead[0])
+    assert len(announced) == NOD_AHEAD_FRAMES and (np.diff(announced) == 1).all()
+    assert 250 <= announced[-1] + 1 <= 260  # the middle of the first way down
+    assert not conversation.nod_ahead[1].any()
+    window = draw_window(np.random.default_rng(0), [conversation], SECONDS * 25 - 1, 1, 25, clean=True)
+    assert window.nod_ahead.sum() in (0, NOD_AHEAD_FRAMES)
 
 
 def test_windows_that_begin_astray_come_back(data):
@@ -222,8 +261,9 @@ def test_windows_that_begin_astray_come_back(data):
     network.motion_step[:] = 1.0
     recipe = train.Recipe(astray=50.0, history_noise=0.0, history_dropped=0.0)
     rng = np.random.default_rng(1)
-    windows = [draw_window(rng, conversations, 100, 60, 25, clean=True) for _ in range(8)]
-    inputs, frame, _, target, masked = train.batch_inputs(windows, network, recipe, rng)
+    windows = [draw_window(rng, conversations, 100, 2, 25, clean=True) for _ in range(8)]
+    batch = train.make_batch(windows, network, recipe, rng)
+    inputs, frame, target, masked = batch.inputs, batch.frame, batch.target, batch.masked
     given = inputs.own_motion[:, :100, 0].numpy()  # roll, which never moves in this data
     strayed = np.abs(given[:, 0]) > 1.0
     assert 0 < strayed.sum() < 8
@@ -249,7 +289,7 @@ def slice_of_dialogues(tmp_path_factory):
 @pytest.mark.timeout(1500)
 def test_ten_minutes_of_dialogue_beat_the_mean_on_others_and_resuming_gives_the_same(slice_of_dialogues, tmp_path):
     size = {"steps": 240, "batch": 4, "width": 96, "blocks": 2, "heads": 4, "learning_rate": 1.5e-3, "ema": 0.97}
-    size |= {"short_window_frames": 60, "short_open_slots": 160, "warmup_steps": 20, "look_every": 0}
+    size |= {"short_window_frames": 60, "short_open_groups": 6, "warmup_steps": 20, "look_every": 0}
     data = slice_of_dialogues / "train"
     train.run(arguments(data, tmp_path / "straight", **size))
     args = arguments(data, tmp_path / "broken", until=100, **size)

@@ -22,15 +22,20 @@ from timar_ros.model.features import CONTEXT_SAMPLES
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.motion.flame import ExpressionMap, from_flame
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.replay.behaviour_metrics import nod_onsets
 from timar_ros.replay.motion_track import FLAME, MotionTrack, load_motion
 from timar_ros.stream.turns import TurnSegmenter
+
+# How long before a nod the network is asked to see it coming.
+NOD_AHEAD_FRAMES = 12
 
 
 @dataclass(frozen=True)
 class Conversation:
     """Two parties' voices [2, n] int16 and motion [2, T, 55] float32, with the first frame of each turn.
 
-    `known` [55] bool says which channels the motion tells of; the others are 0.
+    `known` [55] bool says which channels the motion tells of; the others are 0. `nod_ahead` [2, T] bool: a nod of the
+    party begins within the next NOD_AHEAD_FRAMES frames.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Conversation:
     motion: np.ndarray
     known: np.ndarray
     turn_starts: np.ndarray
+    nod_ahead: np.ndarray
 
     @property
     def frames(self) -> int:
@@ -79,9 +85,11 @@ def load_conversation(folder: Path, name: str, expression: ExpressionMap | None 
     turns = folder / f"{name}_turns.npy"
     if not turns.exists():
         np.save(turns, find_turn_starts(both))
-    motion = np.stack([_as_channels(track.cut(frames), expression) for track in tracks])
+    tracks = [track.cut(frames) for track in tracks]
+    motion = np.stack([_as_channels(track, expression) for track in tracks])
     known = np.logical_and.reduce([_known(track, expression) for track in tracks])
-    return Conversation(name, both, motion, known, np.load(turns))
+    nod_ahead = np.stack([_ahead(nod_onsets(track), frames) for track in tracks])
+    return Conversation(name, both, motion, known, np.load(turns), nod_ahead)
 
 
 def _load_voice(wav: Path) -> np.ndarray:
@@ -107,6 +115,14 @@ def _known(track: MotionTrack, expression: ExpressionMap | None) -> np.ndarray:
     if expression is not None:
         known[len(HEAD_CHANNELS) :] |= expression.matrix.any(axis=1)
     return known
+
+
+def _ahead(onsets: np.ndarray, frames: int) -> np.ndarray:
+    """[frames] bool: one of the onsets lies within the next NOD_AHEAD_FRAMES frames."""
+    result = np.zeros(frames, bool)
+    for onset in onsets:
+        result[max(0, onset - NOD_AHEAD_FRAMES) : onset] = True
+    return result
 
 
 def find_turn_starts(voices: np.ndarray) -> np.ndarray:
@@ -142,9 +158,11 @@ USUAL_HOP_FRAMES, MANY_NEW = 4, 0.25
 
 
 def draw_open_turns(
-    rng: np.random.Generator, turn_starts: np.ndarray, frames: int, slots: int, max_turn_frames: int
+    rng: np.random.Generator, turn_starts: np.ndarray, frames: int, groups: int, max_turn_frames: int
 ) -> OpenTurns:
-    """Cut turns at random, as they look while they are open, until `slots` slots are filled.
+    """Cut turns at random, as they look while they are open, until `groups` of `max_turn_frames` slots are full.
+
+    No copy crosses from one group to the next.
 
     Args:
         turn_starts: [n] first frames of the window's turns, rising from 0.
@@ -152,7 +170,7 @@ def draw_open_turns(
     """
     ends = np.append(turn_starts[1:], frames)
     parts: list[tuple[np.ndarray, ...]] = []
-    free = slots
+    free = groups * max_turn_frames
     while free > 0:
         turn = rng.integers(len(turn_starts))
         start = int(turn_starts[turn])
@@ -160,7 +178,7 @@ def draw_open_turns(
             ends[turn] - start + rng.integers(LATEST_DECISION_FRAMES),
             max_turn_frames,
             frames - start,
-            free,
+            free % max_turn_frames or max_turn_frames,
         )
         length = int(rng.integers(1, longest + 1))
         new = int(rng.integers(1, length + 1 if rng.random() < MANY_NEW else min(length, USUAL_HOP_FRAMES) + 1))
@@ -183,7 +201,7 @@ def draw_open_turns(
 class Window:
     """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns.
 
-    The own voice runs `lookahead` frames ahead of everything else.
+    The own voice runs `lookahead` frames ahead of everything else. `nod_ahead` [T] is the party's own.
     """
 
     voices: np.ndarray
@@ -191,6 +209,7 @@ class Window:
     motion: np.ndarray
     turn_starts: np.ndarray
     open_turns: OpenTurns
+    nod_ahead: np.ndarray
     lookahead: int = 0
 
 
@@ -198,7 +217,7 @@ def draw_window(
     rng: np.random.Generator,
     conversations: Sequence[Conversation],
     frames: int,
-    slots: int,
+    groups: int,
     max_turn_frames: int,
     clean: bool = False,
     most_lookahead: int = 0,
@@ -232,7 +251,8 @@ def draw_window(
         heard=heard,
         motion=conversation.motion[order, start : start + frames],
         turn_starts=inside,
-        open_turns=draw_open_turns(rng, inside, frames, slots, max_turn_frames),
+        open_turns=draw_open_turns(rng, inside, frames, groups, max_turn_frames),
+        nod_ahead=conversation.nod_ahead[order[0], start : start + frames],
         lookahead=lookahead,
     )
 

@@ -29,17 +29,19 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
 from timar_ros.learn.watching import write_sample_video
+from timar_ros.learn.window_attention import WindowAttention, may_attend
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
-from timar_ros.model.network import TOKENS_PER_FRAME, FrameInputs, TimarNetwork
+from timar_ros.model.network import FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 from timar_ros.stream.policy import region
@@ -71,9 +73,9 @@ class Recipe:
     steps: int = 1700
     batch: int = 12
     window_frames: int = 200
-    open_slots: int = 96
+    open_groups: int = 4
     short_window_frames: int = 48
-    short_open_slots: int = 100
+    short_open_groups: int = 4
     short_share: float = 0.75
     learning_rate: float = 6e-4
     warmup_steps: int = 100
@@ -84,18 +86,32 @@ class Recipe:
     history_noise: float = 0.5
     astray: float = 3.0
     partner_seen: float = 0.15
+    foresight: float = 0.2
     seed: int = 0
 
 
-def batch_inputs(
-    windows: list[Window], network: TimarNetwork, recipe: Recipe, rng: np.random.Generator
-) -> tuple[FrameInputs, Tensor, Tensor, Tensor, Tensor]:
-    """Windows as one pass of the network.
+@dataclass(frozen=True)
+class Batch:
+    """Windows as one pass of the network, over B windows of T closed frames and S slots of open turns.
 
-    Returns:
-        inputs and frame numbers [B, T + S] (history, then open turns), attention mask [B, 1, 4 (T + S), 4 (T + S)],
-        what is to be drawn of the open turns' frames [B, S, 55] (`TimarNetwork.to_change`), and where [B, S].
+    Attributes:
+        inputs, frame: [B, T + S], history, then open turns.
+        may: [B, T + S, T + S] bool, which frame sees which.
+        target: [B, S, 55] what is to be drawn of the open turns' frames (`TimarNetwork.to_change`).
+        masked: [B, S] bool, where it is.
+        nod_ahead: [B, S] bool, where a nod is about to begin.
     """
+
+    inputs: FrameInputs
+    frame: Tensor
+    may: Tensor
+    target: Tensor
+    masked: Tensor
+    nod_ahead: Tensor
+
+
+def make_batch(windows: list[Window], network: TimarNetwork, recipe: Recipe, rng: np.random.Generator) -> Batch:
+    """Windows with what training does to them: noise on the history, histories dropped, partners' faces shown."""
 
     device = network.motion_mean.device
 
@@ -161,29 +177,16 @@ def batch_inputs(
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
         lookahead=torch.tensor([w.lookahead for w in windows], device=device)[:, None].expand(frame.shape),
     )
-    return (
-        inputs,
-        frame,
-        attention_mask(frame, turn_start, copy, network.config.window_frames),
-        target,
-        masked,
-    )
-
-
-def attention_mask(frame: Tensor, turn_start: Tensor, copy: Tensor, window_frames: int) -> Tensor:
-    """Who sees whom [B, 1, 4 N, 4 N], from frame number, turn's first frame and copy (-1: history), each [B, N].
-
-    A frame sees its own turn (in its own copy), and of the history the `window_frames` frames before that turn.
-    """
-    query, key = (slice(None), slice(None), None), (slice(None), None, slice(None))
-    same_turn = (copy[query] == copy[key]) & (turn_start[query] == turn_start[key])
-    history = (copy[key] == -1) & (frame[key] < turn_start[query]) & (frame[key] >= turn_start[query] - window_frames)
-    mask = same_turn | history
-    return mask.repeat_interleave(TOKENS_PER_FRAME, 1).repeat_interleave(TOKENS_PER_FRAME, 2)[:, None]
+    may = may_attend(frame, turn_start, copy, network.config.window_frames)
+    nod_ahead = copied(stack([window.nod_ahead for window in windows]))[:, frames:]
+    return Batch(inputs, frame, may, target, masked, nod_ahead)
 
 
 class Objective(nn.Module):
     """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term.
+
+    Beside it the condition z is asked whether a nod is about to begin. A nod is rare, a few hundredths of the frames,
+    and what calls for it lies half a second back in the other's voice: the error of motion alone hardly leads there.
 
     Args:
         known: [55] bool, the channels that the data tells of; of the others nothing is learned.
@@ -192,6 +195,7 @@ class Objective(nn.Module):
     def __init__(self, network: TimarNetwork, recipe: Recipe, known: np.ndarray | None = None) -> None:
         super().__init__()
         self.network = network
+        self.foresight = nn.Linear(network.config.width, 1)
         self._recipe = recipe
         self._schedule = make_schedule()
         known = np.ones(len(CHANNELS), bool) if known is None else known
@@ -202,11 +206,15 @@ class Objective(nn.Module):
     def forward(self, windows: list[Window], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, and its parts for the log."""
         network, schedule, draws = self.network, self._schedule, self._recipe.draws
-        inputs, frame, mask, target, masked = batch_inputs(windows, network, self._recipe, rng)
-        device = target.device
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            z = network.encode(inputs, frame.cpu().numpy(), mask)
-        z = z[:, -masked.shape[1] :][masked].float().repeat(draws, 1)
+        batch = make_batch(windows, network, self._recipe, rng)
+        target, masked = batch.target, batch.masked
+        device, dtype, history = target.device, torch.bfloat16, batch.frame.shape[1] - masked.shape[1]
+        attend = WindowAttention(batch.may, history, network.config.max_turn_frames, dtype)
+        with torch.autocast(device.type, dtype=dtype):
+            z = network.encode(batch.inputs, batch.frame.cpu().numpy(), attend=attend)
+        z = z[:, history:][masked].float()
+        foreseen = binary_cross_entropy_with_logits(self.foresight(z)[:, 0], batch.nod_ahead[masked].float())
+        z = z.repeat(draws, 1)
         noise = torch.from_numpy(correlated_noise(rng, (draws, *target.shape), NOISE_FRAMES)).to(device)
         noise = noise[:, masked].flatten(0, 1)
         target = target[masked].repeat(draws, 1)
@@ -215,6 +223,7 @@ class Objective(nn.Module):
         error, variational = training_terms(network.diffusion, schedule, target, z, step, noise)
         parts = {name: error[:, group].mean() for name, group in self._groups.items() if group}
         parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
+        parts["nod_ahead"] = self._recipe.foresight * foreseen
         return sum(parts.values()), {name: float(value.detach()) for name, value in parts.items()}
 
 
@@ -271,13 +280,13 @@ def batches(
             rng = np.random.default_rng([recipe.seed, step, rank] if rank else [recipe.seed, step])
             short = rng.random() < recipe.short_share
             frames = recipe.short_window_frames if short else recipe.window_frames
-            slots = recipe.short_open_slots if short else recipe.open_slots
+            groups = recipe.short_open_groups if short else recipe.open_groups
             windows = [
                 draw_window(
                     rng,
                     conversations,
                     frames,
-                    slots,
+                    groups,
                     config.max_turn_frames,
                     most_lookahead=config.max_lookahead_frames,
                 )
@@ -345,12 +354,12 @@ class Run:
         if start is not None:
             self.network.load_state_dict(start.network.state_dict())  # units and shown channels are set below
         set_motion_units(self.network, conversations)
-        self.network.to(self.workers.device)
+        self.objective = Objective(self.network, recipe, known_channels(conversations)).to(self.workers.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
         )
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        decayed = [p for p in self.objective.parameters() if p.ndim > 1]
+        others = [p for p in self.objective.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": recipe.weight_decay},
@@ -372,7 +381,7 @@ class Run:
         state = torch.load(self.checkpoint, weights_only=True)
         if state["config"] != self.network.config.to_dict() or state["recipe"] != asdict(self.recipe):
             raise TimarError(f"{self.checkpoint} was made with other settings; give the same ones or another --out")
-        for name in ("network", "averaged", "optimizer"):
+        for name in ("objective", "averaged", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
 
@@ -380,7 +389,7 @@ class Run:
         """Write what to go on from, and the policy; the first worker does."""
         if self.workers.rank:
             return
-        state = {name: getattr(self, name).state_dict() for name in ("network", "averaged", "optimizer")}
+        state = {name: getattr(self, name).state_dict() for name in ("objective", "averaged", "optimizer")}
         state |= {
             "step": self.step,
             "config": self.network.config.to_dict(),
@@ -398,11 +407,13 @@ class Run:
             rng = np.random.default_rng(LOOK_SEED)
             recipe, longest = self.recipe, network.config.max_turn_frames
             windows = [
-                draw_window(rng, held_out, recipe.short_window_frames, recipe.short_open_slots, longest)
+                draw_window(rng, held_out, recipe.short_window_frames, recipe.short_open_groups, longest)
                 for _ in range(LOOK_WINDOWS)
             ]
+            objective = Objective(network, recipe, known_channels(held_out))
+            objective.foresight = self.objective.foresight
             with torch.no_grad():
-                loss, parts = Objective(network, recipe, known_channels(held_out))(windows, rng)
+                loss, parts = objective(windows, rng)
             with (self.folder / "held_out.csv").open("a", newline="", encoding="utf-8") as log:
                 csv.writer(log).writerow([self.step, f"{loss:.5f}", *(f"{value:.5f}" for value in parts.values())])
         samples = self.folder / "samples"
@@ -432,7 +443,7 @@ class Run:
         writes a video of its first conversation (samples/); without `held_out`, a video of the first learned from.
         """
         recipe, first, saved = self.recipe, self.workers.rank == 0, time.monotonic()
-        objective = self.workers.shared(Objective(self.network, recipe, known_channels(conversations)))
+        objective = self.workers.shared(self.objective)
         log = (self.folder / "metrics.csv" if first else Path(os.devnull)).open("a", newline="", encoding="utf-8")
         progress = tqdm(total=recipe.steps, initial=self.step, unit="step", mininterval=5.0, disable=not first)
         try:
@@ -442,7 +453,7 @@ class Run:
                 loss, parts = objective(windows, rng)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
                 self.optimizer.step()
                 self.averaged.update_parameters(self.network)
                 self.step += 1
@@ -454,6 +465,7 @@ class Run:
                     loss=f"{loss.item():.3f}",
                     jaw=f"{parts['jaw']:.3f}",
                     head=f"{parts['head']:.3f}",
+                    nod=f"{parts['nod_ahead']:.3f}",
                 )
                 if time.monotonic() - saved > save_every_s:
                     log.flush()

@@ -132,21 +132,22 @@ class TimarNetwork(nn.Module):
         x = x + self.turn_place_embedding[inputs.turn_place][:, :, None]
         return x.flatten(1, 2)
 
-    def encode(self, inputs: FrameInputs, frame: np.ndarray, mask: Tensor | None = None) -> Tensor:
+    def encode(self, inputs: FrameInputs, frame: np.ndarray, mask: Tensor | None = None, **attention) -> Tensor:
         """z [B, T, width], the conditions of the diffusion head, for the frames [B, T] in one pass.
 
         Args:
             frame: [B, T] each frame's number in the conversation.
             mask: bool, broadcastable to [B, heads, 4 T, 4 T]; None lets every token see all.
+            attention: as in `run`.
         """
         rotation = torch.from_numpy(self.rotation(frame)).to(inputs.own_speech.device)
-        x = self.run(self.tokens(inputs), rotation, mask=mask)
+        x = self.run(self.tokens(inputs), rotation, mask=mask, **attention)
         return x[:, OWN_MOTION::TOKENS_PER_FRAME]
 
     def run(self, tokens: Tensor, rotation: Tensor, **attention) -> Tensor:
         """The backbone over the tokens [B, 4 T, width] of frames with the rotation [B, T, head_width / 2, 2].
 
-        `mask`, `cache`, `at` and `rows` are those of model/transformer.py.
+        `mask`, `cache`, `at`, `rows` and `attend` are those of model/transformer.py.
         """
         rotation = rotation.repeat_interleave(TOKENS_PER_FRAME, dim=1)
         return self.norm(run_blocks(self.blocks, tokens, rotation=rotation, **attention))

@@ -7,6 +7,8 @@ stay in float32; what a block multiplies may run in a reduced precision (model/p
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,6 +31,7 @@ class Attention(nn.Module):
         cache: Tensor | None = None,
         at: int = 0,
         rows: Tensor | None = None,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Attend from x [B, N, width] to x and to what the cache holds.
 
@@ -38,6 +41,7 @@ class Attention(nn.Module):
             cache: [2, B, heads, slots, head_width] of keys and values. Those of x are written to its slots from
                 `at` on, and every token attends to the slots up to and with them.
             rows: [B, R] the tokens whose output is wanted; None: all.
+            attend: what to do with queries, keys and values [B, heads, N, head_width] instead of masking them.
 
         Returns:
             [B, R or N, width].
@@ -54,7 +58,7 @@ class Attention(nn.Module):
             q = q.gather(2, rows[:, None, :, None].expand(-1, self.heads, -1, q.shape[-1]))
             if mask is not None and mask.shape[2] > 1:
                 mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
-        y = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = attend(q, k, v) if attend else scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(y.transpose(1, 2).reshape(batch, -1, width))
 
 

@@ -1,8 +1,8 @@
 """Log-mel features of one voice, frame by frame, without looking ahead.
 
 A 40 ms frame (640 samples at 16 kHz) yields four spectra of 25 ms windows that end 10, 20, 30 and 40 ms
-into the frame, so the newest window ends with the frame. The 240 samples before the frame complete the
-first window.
+into the frame, so the newest window ends with the frame. Beside them stands what led to it: the mean spectrum
+of each of the 12 frames before, so that a sound's onset, or a pause of half a second, is seen at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 
 WINDOW_SAMPLES = 400
 SHIFT_SAMPLES = 160
-CONTEXT_SAMPLES = WINDOW_SAMPLES - SHIFT_SAMPLES
+FRAMES_BEFORE = 12
+CONTEXT_SAMPLES = FRAMES_BEFORE * FRAME_SAMPLES + WINDOW_SAMPLES - SHIFT_SAMPLES
 FFT_SIZE = 512
 MEL_BANDS = 40
-FEATURES_PER_FRAME = MEL_BANDS * (FRAME_SAMPLES // SHIFT_SAMPLES)
+SPECTRA_PER_FRAME = FRAME_SAMPLES // SHIFT_SAMPLES
+FEATURES_PER_FRAME = MEL_BANDS * (SPECTRA_PER_FRAME + FRAMES_BEFORE)
 
 # Full-scale speech spans about 1e-6 (the noise of a quiet room) to 1e2 in these units; this maps it to about [-1, 2].
 LOG_FLOOR = 1e-6
@@ -48,14 +50,16 @@ def log_mel(samples: Tensor) -> Tensor:
     """Features of consecutive frames.
 
     Args:
-        samples: [..., CONTEXT_SAMPLES + 640 * frames] float32 in [-1, 1], 16 kHz; the first 240 precede the frames.
+        samples: [..., CONTEXT_SAMPLES + 640 * frames] float32 in [-1, 1], 16 kHz; the context precedes the frames.
 
     Returns:
-        [..., frames, FEATURES_PER_FRAME] float32, about -1 in silence and up to 2 in loud speech. Level is kept.
+        [..., frames, FEATURES_PER_FRAME] float32, about -1 in silence and up to 2 in loud speech; the frame's own
+        spectra, oldest first, then the means of the frames before it, oldest first. Level is kept.
     """
     windows = samples.unfold(-1, WINDOW_SAMPLES, SHIFT_SAMPLES)
     windows = windows * torch.hann_window(WINDOW_SAMPLES, periodic=False, device=samples.device)
     power = torch.fft.rfft(windows, FFT_SIZE).abs().square()
     mel = power @ mel_filterbank().to(samples.device)
-    features = (torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE
-    return features.reshape(*features.shape[:-2], -1, FEATURES_PER_FRAME)
+    spectra = ((torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE).unflatten(-2, (-1, SPECTRA_PER_FRAME))
+    before = spectra[..., :-1, :, :].mean(dim=-2).unfold(-2, FRAMES_BEFORE, 1).transpose(-1, -2)
+    return torch.cat([spectra[..., FRAMES_BEFORE:, :, :].flatten(-2), before.flatten(-2)], dim=-1)

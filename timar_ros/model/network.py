@@ -79,10 +79,10 @@ class TimarNetwork(nn.Module):
         self.config = config
         width = config.width
 
-        def encoder(inputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
+        def encoder(inputs: int, hidden: int = width) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-        self.speech_encoder = encoder(FEATURES_PER_FRAME)
+        self.speech_encoder = encoder(FEATURES_PER_FRAME, 2 * width)
         self.motion_encoder = encoder(config.motion_dim)
         self.basis_encoder = encoder(2 * config.motion_dim)
         self.kind_embedding = nn.Parameter(0.02 * torch.randn(TOKENS_PER_FRAME, width))

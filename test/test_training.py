@@ -224,7 +224,10 @@ def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path
     parts = train.Objective(before.network, train.Recipe(), conversation.known)(
         [draw_window(np.random.default_rng(0), [conversation], 60, 2, 25, clean=True)], np.random.default_rng(0)
     )[1]
-    assert set(parts) == {"head", "jaw", "face", "variational", "nod_ahead"} and np.isfinite(list(parts.values())).all()
+    assert (
+        set(parts) == {"head", "jaw", "face", "variational", "nod_ahead", "lips"}
+        and np.isfinite(list(parts.values())).all()
+    )
     assert parts["face"] == pytest.approx(parts["jaw"])  # of the face nothing else is known
 
 

@@ -48,7 +48,7 @@ from timar_ros.stream.policy import region
 
 JAW = CHANNELS.index("jawOpen")
 # What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).
-MOUTH = [region(name) == "mouth" for name in CHANNELS]
+MOUTH = np.array([region(name) == "mouth" for name in CHANNELS])
 # How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
 NOISE_FRAMES = 1.0
 
@@ -87,6 +87,7 @@ class Recipe:
     astray: float = 3.0
     partner_seen: float = 0.15
     foresight: float = 0.2
+    lips: float = 0.5
     seed: int = 0
 
 
@@ -99,6 +100,7 @@ class Batch:
         may: [B, T + S, T + S] bool, which frame sees which.
         target: [B, S, 55] what is to be drawn of the open turns' frames (`TimarNetwork.to_change`).
         masked: [B, S] bool, where it is.
+        motion: [B, T + S, 55] what the person did, in normalised units.
         nod_ahead: [B, S] bool, where a nod is about to begin.
     """
 
@@ -107,6 +109,7 @@ class Batch:
     may: Tensor
     target: Tensor
     masked: Tensor
+    motion: Tensor
     nod_ahead: Tensor
 
 
@@ -179,14 +182,16 @@ def make_batch(windows: list[Window], network: TimarNetwork, recipe: Recipe, rng
     )
     may = may_attend(frame, turn_start, copy, network.config.window_frames)
     nod_ahead = copied(stack([window.nod_ahead for window in windows]))[:, frames:]
-    return Batch(inputs, frame, may, target, masked, nod_ahead)
+    return Batch(inputs, frame, may, target, masked, copied(motion[:, 0]), nod_ahead)
 
 
 class Objective(nn.Module):
     """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term.
 
-    Beside it the condition z is asked whether a nod is about to begin. A nod is rare, a few hundredths of the frames,
-    and what calls for it lies half a second back in the other's voice: the error of motion alone hardly leads there.
+    Beside it two linear layers, thrown away afterwards, must read from the conditions z what the error of drawn motion
+    alone hardly leads to. One whether a nod is about to begin: nods are rare, and what calls for one lies half a second
+    back in the other's voice. One the mouth's shapes, of every frame and not of those to be drawn alone: they are not
+    shown to the network, so that it has to hear them.
 
     Args:
         known: [55] bool, the channels that the data tells of; of the others nothing is learned.
@@ -196,9 +201,11 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.foresight = nn.Linear(network.config.width, 1)
+        self.lips = nn.Linear(network.config.width, len(CHANNELS))
         self._recipe = recipe
         self._schedule = make_schedule()
         known = np.ones(len(CHANNELS), bool) if known is None else known
+        self._lips = np.flatnonzero(MOUTH & known).tolist()
         channels = np.arange(len(CHANNELS))
         groups = {"head": channels < len(HEAD_CHANNELS), "jaw": channels == JAW, "face": channels >= len(HEAD_CHANNELS)}
         self._groups = {name: np.flatnonzero(group & known).tolist() for name, group in groups.items()}
@@ -212,6 +219,7 @@ class Objective(nn.Module):
         attend = WindowAttention(batch.may, history, network.config.max_turn_frames, dtype)
         with torch.autocast(device.type, dtype=dtype):
             z = network.encode(batch.inputs, batch.frame.cpu().numpy(), attend=attend)
+        lips = (self.lips(z.float()) - batch.motion)[..., self._lips].square().mean()
         z = z[:, history:][masked].float()
         foreseen = binary_cross_entropy_with_logits(self.foresight(z)[:, 0], batch.nod_ahead[masked].float())
         z = z.repeat(draws, 1)
@@ -224,6 +232,7 @@ class Objective(nn.Module):
         parts = {name: error[:, group].mean() for name, group in self._groups.items() if group}
         parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
         parts["nod_ahead"] = self._recipe.foresight * foreseen
+        parts["lips"] = self._recipe.lips * lips
         return sum(parts.values()), {name: float(value.detach()) for name, value in parts.items()}
 
 
@@ -321,7 +330,7 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
     motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
     network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
     network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
-    network.own_shown.copy_(~torch.tensor(MOUTH))
+    network.own_shown.copy_(torch.from_numpy(~MOUTH))
     mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
     tracks = [(track - mean) / scale for conversation in conversations for track in conversation.motion]
     for lag in range(1, len(network.motion_step)):
@@ -411,7 +420,7 @@ class Run:
                 for _ in range(LOOK_WINDOWS)
             ]
             objective = Objective(network, recipe, known_channels(held_out))
-            objective.foresight = self.objective.foresight
+            objective.foresight, objective.lips = self.objective.foresight, self.objective.lips
             with torch.no_grad():
                 loss, parts = objective(windows, rng)
             with (self.folder / "held_out.csv").open("a", newline="", encoding="utf-8") as log:

@@ -97,13 +97,12 @@ class Goal:
 def plan(where: str, policies: Sequence[str], seeds: Sequence[int], draws: int | None = None) -> list[Variant]:
     """What has to be run on one kind of conversation; `draws` other than `DRAWS` for the mean."""
     draws = DRAWS[where] if draws is None else draws
+    hear_ahead = [p for p in policies if load_policy(p).network.config.max_lookahead_frames >= LOOKAHEAD_FRAMES]
     if where == GENERATED:
-        return variants_of([*policies, *RIVALS], seeds, [SWAP], draws=draws)
+        found = variants_of([*policies, *RIVALS], seeds, [SWAP], draws=draws)
+        return found + [Variant(policy, seeds[0], None, LOOKAHEAD_FRAMES, draws) for policy in hear_ahead]
     found = variants_of([*policies, STILL, NOISE, ENERGY_JAW], seeds, draws=draws)
-    for policy in policies:
-        if load_policy(policy).network.config.max_lookahead_frames >= LOOKAHEAD_FRAMES:
-            found += variants_of([policy], seeds, (), [LOOKAHEAD_FRAMES], draws)
-    return found
+    return found + variants_of(hear_ahead, seeds, (), [LOOKAHEAD_FRAMES], draws)
 
 
 def kinds_of(sources: Sequence[ClipSource], one_party: bool) -> dict[str, list[ClipSource]]:
@@ -229,6 +228,8 @@ GOALS: tuple[Goal, ...] = (
     Goal(GENERATED, "blinks a minute", "10 to 35", _BLINKS, _between(10, 35)),
     Goal(GENERATED, "mean: jawOpen with the truth, correlation", "≥ 0.85", _JAW, _least(0.85), "mean"),
     Goal(GENERATED, "mean: shapes of the mouth, correlation", "≥ 0.6", _SHAPES, _least(0.6), "mean"),
+    Goal(GENERATED, f"mean, {_AHEAD}: jawOpen with the truth", "≥ 0.85", _JAW, _least(0.85), "mean_ahead"),
+    Goal(GENERATED, f"mean, {_AHEAD}: shapes of the mouth", "≥ 0.6", _SHAPES, _least(0.6), "mean_ahead"),
     Goal(GENERATED, "jerk over the true people's", "≤ 2", "jerk.ratio", _most(2.0)),
     Goal(REAL, "mean: jaw with the true jaw, correlation", "≥ 0.60", _LIPS, _least(0.60), "mean"),
     Goal(REAL, "… late by, ms", "", _LATE, None, "mean"),

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +40,7 @@ from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
 from timar_ros.nodes.runtime import events_executor, run
 from timar_ros.nodes.topics import LATCHED
-from timar_ros.nodes.voices import BURST_DEPTH, Voices
+from timar_ros.nodes.voices import BURST_DEPTH, Voices, lookahead_frames, lookahead_refusal
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.profile import RobotProfile
@@ -72,7 +73,7 @@ class HeadNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("head")
-        self._settings = declare(self, PARAMETERS)
+        self._settings = declare(self, PARAMETERS, check=lookahead_refusal)
         self._hop_thread: threading.Thread | None = None
         self._failure: Exception | None = None
         if self._settings.autostart:
@@ -100,6 +101,7 @@ class HeadNode(LifecycleNode):
         result = super().on_activate(state)
         device, precision = self._stepper.device, self._stepper.precision
         how = {"hop_frames": self._hop_frames, "precision": precision, "device": device, "torch": torch.__version__}
+        how["lookahead_frames"] = self._lookahead_frames
         facts = conversation_facts(self._settings, self._policy.name, self._policy.folder, **how)
         self._facts.publish(String(data=facts))
         self._stopping.clear()
@@ -136,7 +138,10 @@ class HeadNode(LifecycleNode):
         torch.set_num_threads(p.threads)
         self._policy = load_policy(p.policy)
         self._hop_frames = frames_in_hop(self._policy, p.predict_by, p.hop_frames, choose_device(p.device))
-        self._stepper = make_stepper(self._policy, p.device, p.seed, p.temperature, p.precision, self._hop_frames)
+        self._lookahead_frames = lookahead_frames(p.lookahead_ms, self._policy)
+        self._stepper = make_stepper(
+            self._policy, p.device, p.seed, p.temperature, p.precision, self._hop_frames, self._lookahead_frames
+        )
         self._profile = RobotProfile.load(p.robot)
         if p.command == "joint_trajectory":
             self._profile = self._profile.taking_trajectories()
@@ -176,9 +181,9 @@ class HeadNode(LifecycleNode):
         self._stepper.reset()
         return float(np.median(taken_ms[len(taken_ms) // 2 :]))
 
-    def _new_conversation(self) -> Conversation:
+    def _new_conversation(self, own_ahead: Callable[[int], np.ndarray] | None = None) -> Conversation:
         segmenter = TurnSegmenter(self._settings.turns, hop_frames=self._hop_frames)
-        return Conversation(self._stepper, segmenter, self._hop_frames)
+        return Conversation(self._stepper, segmenter, self._hop_frames, own_ahead)
 
     def _make_publishers(self) -> None:
         self._body = Body(self, self._profile, self._settings, self._hop_frames, self._playout_delay_ns)
@@ -223,7 +228,7 @@ class HeadNode(LifecycleNode):
     def _begin_conversation(self) -> None:
         p = self._settings
         self._stepper.reset()
-        self._conversation = self._new_conversation()
+        self._conversation = self._new_conversation(self._voices.known if self._lookahead_frames else None)
         self._voices.begin()
         with self._pairing:
             self._pairer = FramePairer(max_wait_ms=p.max_wait_ms)
@@ -413,7 +418,7 @@ class HeadNode(LifecycleNode):
         policy = {
             "policy": self._policy.name, "device": str(self._stepper.device), "precision": self._stepper.precision,
             "robot": self._profile.name, "hop_frames": self._hop_frames,
-            **{name: self._settings[name] for name in ("seed", "turns", "intensity", "temperature")},
+            **{name: self._settings[name] for name in ("seed", "turns", "intensity", "temperature", "lookahead_ms")},
             "playout_delay_ms": self._playout_delay_ns // 10**6,
         }  # fmt: skip
         trouble = [said for said in (self._stepper.fallback, self._stepper.limitation) if said]

@@ -18,6 +18,7 @@ from timar_ros.replay.clips import ClipSource
 from timar_ros.replay.comparison import Comparison, number
 from timar_ros.replay.rivals import ENERGY_JAW, NOISE, RIVALS, STILL
 from timar_ros.replay.trial import Variant, variants_of
+from timar_ros.stream.steppers import most_lookahead_frames
 
 GENERATED, REAL = "generated", "real"
 SEEDS = (0, 1, 2)
@@ -101,7 +102,7 @@ def plan(where: str, policies: Sequence[str], seeds: Sequence[int], draws: int |
         return variants_of([*policies, *RIVALS], seeds, [SWAP], draws=draws)
     found = variants_of([*policies, STILL, NOISE, ENERGY_JAW], seeds, draws=draws)
     for policy in policies:
-        if load_policy(policy).network.config.max_lookahead_frames >= LOOKAHEAD_FRAMES:
+        if most_lookahead_frames(load_policy(policy)) >= LOOKAHEAD_FRAMES:
             found += variants_of([policy], seeds, (), [LOOKAHEAD_FRAMES], draws)
     return found
 

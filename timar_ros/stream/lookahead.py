@@ -1,4 +1,8 @@
-"""The own voice known before it is heard: a synthesiser's sound exists before it is played."""
+"""The own voice known before it is heard: a synthesiser's sound exists before it is played.
+
+A policy that looks ahead is given each frame with the own voice of some frames later. Only the policy is: voice
+activity, turns and the echo canceller hear the voices as they are heard.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,14 @@ from timar_ros.stream.frames import Frame
 
 
 def own_voice_ahead(frames: Sequence[Frame], count: int) -> tuple[Frame, ...]:
-    """The frames, each with the own voice of `count` frames later; silence where there is none yet.
-
-    For a policy alone: voice activity and turns are of the voices as they are heard.
-    """
+    """The frames, each with the own voice of `count` frames later; silence where there is none yet."""
     if not count:
         return tuple(frames)
     silence = np.zeros(FRAME_SAMPLES, np.float32)
     later = [frame.own for frame in frames[count:]] + [silence] * min(count, len(frames))
     return tuple(replace(frame, own=own) for frame, own in zip(frames, later, strict=True))
+
+
+def own_voice_as_known(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The frames with the own voice of later as far as it was known live (`own_ahead`)."""
+    return tuple(frame if frame.own_ahead is None else replace(frame, own=frame.own_ahead) for frame in frames)

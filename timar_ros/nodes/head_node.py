@@ -23,7 +23,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import QuaternionStamped
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
@@ -65,6 +65,8 @@ from timar_ros.stream.turns import TurnSegmenter
 PLAYOUT_RESERVE_MS = 92
 # A policy whose step takes longer than that reserve allows for gets this many times its usual step, and half of it.
 SLOW_STEP_MARGIN = 1.5
+# Silence before the first sound is told to recorders that come late, so that theirs is the whole conversation as well.
+KEPT_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
 
 
@@ -193,7 +195,7 @@ class HeadNode(LifecycleNode):
         self._floors = self.create_lifecycle_publisher(String, "~/floor", LATCHED)
         self._turns = self.create_lifecycle_publisher(String, "~/turns", 50)
         self._facts = self.create_lifecycle_publisher(String, "~/conversation", LATCHED)
-        self._trace = self.create_lifecycle_publisher(UInt8MultiArray, "~/trace", 50)
+        self._trace = self.create_lifecycle_publisher(UInt8MultiArray, "~/trace", KEPT_TRACE)
         self._diagnostics = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def _make_subscriptions(self) -> None:
@@ -235,6 +237,7 @@ class HeadNode(LifecycleNode):
         self._busy_since_ns: int | None = None
         self._statistics = HopStatistics()
         self._said: dict[str, object] = {}
+        self._only_silence = True
 
     def _release(self) -> None:
         for subscription in self._inputs:
@@ -364,7 +367,8 @@ class HeadNode(LifecycleNode):
         published_ns = self._now_ns()
         self._statistics.add(hop, published_ns, missed=published_ns > first_due_ns - FRAME_NS)
         self._announce(hop)
-        if self._trace.get_subscription_count():
+        self._only_silence = self._only_silence and not any(f.own.any() or f.partner.any() for f in hop.frames)
+        if self._only_silence or self._trace.get_subscription_count():
             self._trace.publish(UInt8MultiArray(data=array("B", encode_hop(hop, planned_ns, intensity))))
 
     # Out

@@ -34,6 +34,7 @@ from timar_ros.stream.audio_messages import (
 )
 from timar_ros.stream.echo import EchoCanceller
 from timar_ros.stream.frames import PARTNER, SELF, Frame
+from timar_ros.stream.lookahead import lips_lead_ms
 from timar_ros.stream.steppers import most_lookahead_frames
 from timar_ros.stream.voice_queue import PACKET_MS, VoiceQueue
 
@@ -96,7 +97,8 @@ class Voices:
     """See the module. All but `clean` and `known` is for the executor's thread.
 
     Args:
-        playout_delay_ns: from a frame's capture until the head shows it; told on the latched `~/playout_delay` (ms).
+        playout_delay_ns: from a frame's capture until the head shows it; told on the latched `~/playout_delay` (ms),
+            beside `~/lips_lead` (ms), by how much later than that the sound is due.
         hear: takes a party, a chunk in real time and its time of arrival in ns.
         close_mouth: takes the present in ns.
     """
@@ -123,7 +125,9 @@ class Voices:
         self._services.append(node.create_service(Trigger, "~/flush", self._flush_on_request))
         delay = node.create_publisher(Float32, "~/playout_delay", LATCHED)
         delay.publish(Float32(data=playout_delay_ns / 1e6))
-        self._timers, self._publishers = [], [delay, *self._mute_publishers.values()]
+        lead = node.create_publisher(Float32, "~/lips_lead", LATCHED)
+        lead.publish(Float32(data=lips_lead_ms(settings.lookahead_ms // FRAME_MS)))
+        self._timers, self._publishers = [], [delay, lead, *self._mute_publishers.values()]
         if self.queued:
             self._make_player()
         self._tell_muted()

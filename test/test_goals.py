@@ -112,7 +112,7 @@ def judged(where: str, figures: dict[tuple, dict[str, float]]) -> dict[str, dict
 @pytest.mark.parametrize(("value", "met"), [(0.59, False), (0.61, True)])
 def test_a_goal_is_met_by_the_mean_of_draws_not_by_single_ones(value, met):
     entries = judged(
-        REAL, {("mine", 0): {"lips.correlation": 0.99}, ("mine", 0, None, 0, 16): {"lips.correlation": value}}
+        REAL, {("mine", 0): {"lips.correlation": 0.99}, ("mine", 0, None, None, 16): {"lips.correlation": value}}
     )
     goal = entries["mean: jaw with the true jaw, correlation"]["policies"]["mine"]
     assert goal == {"value": value, "met": met}

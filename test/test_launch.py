@@ -214,6 +214,13 @@ def test_the_parameter_file_holds_declared_parameters_with_allowed_values(file):
             assert refusal is None, refusal
 
 
+def test_a_robot_that_speaks_looks_ahead_into_what_it_says():
+    refusal = pytest.importorskip("timar_ros.nodes.voices").lookahead_refusal
+    head = parameter_file("robot_with_tts.yaml")["head"]
+    assert head["lookahead_ms"] == 120 and refusal(head) is None
+    assert "own voice is live" in refusal(head | {"own_voice": "live"})
+
+
 @pytest.mark.parametrize("namespace", ["", "robot1", "lab/robot2"])
 def test_the_parameter_file_reaches_the_head_in_any_namespace(namespace):
     rclpy = pytest.importorskip("rclpy")

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from timar_ros.errors import TimarError
+from timar_ros.rates import FRAME_NS
 from timar_ros.stream.audio_messages import AudioChunk
+from timar_ros.stream.frames import PARTNER, SELF, FramePairer
+from timar_ros.stream.lookahead import own_voice_ahead
 from timar_ros.stream.voice_queue import RESERVE_MS, VoiceQueue
 
 MS = 1_000_000
@@ -27,8 +30,8 @@ def spoken(queue, from_ms, to_ms, step_ms=10):
     return np.concatenate([p.samples for p in packets])
 
 
-def begun():
-    queue = VoiceQueue(RATE)
+def begun(rate=RATE):
+    queue = VoiceQueue(rate)
     queue.due(START)
     return queue
 
@@ -147,3 +150,87 @@ def test_more_than_five_minutes_are_refused_with_what_to_do():
         queue.push(chunk(np.zeros(RATE * 10 - 100, np.float32)), START)
     with pytest.raises(TimarError, match="call ~/flush"):
         queue.push(chunk(np.zeros(RATE, np.float32)), START)
+
+
+# What is known before it is spoken, as a policy that looks ahead is told it.
+
+AHEAD = 3
+
+
+def heard(queue, events, seconds):
+    """The frames of a conversation with a silent partner, and what the queue knew `AHEAD` frames ahead at each.
+
+    Args:
+        events: {ms: what then happens to the queue}.
+    """
+    pairer, frames, known = FramePairer(), [], []
+    pairer.push(PARTNER, chunk(np.zeros(5 * RATE // 1000), -3.3), START)  # the timeline begins off the queue's packets
+    for ms in range(10, round(1000 * seconds), 10):
+        now_ns = START + ms * MS
+        if ms in events:
+            events[ms]()
+        for packet in queue.due(now_ns):
+            pairer.push(SELF, packet, now_ns)
+        pairer.push(PARTNER, chunk(np.zeros(RATE // 100), ms - 8.3), now_ns + 2 * MS)
+        for frame in pairer.poll(now_ns + 2 * MS):
+            frames.append(frame)
+            known.append(queue.known(frame.stamp_ns + AHEAD * FRAME_NS))
+    return frames, np.array(known)
+
+
+def loud(samples):
+    return np.abs(samples).max(axis=1) > 0
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 24_000])
+def test_what_is_known_ahead_is_what_is_heard_that_much_later(rate):
+    queue = begun()
+    sentences = {50: tone(1.0, rate), 60: tone(0.7, rate, 500.0)}
+    frames, known = heard(
+        queue,
+        {
+            ms: lambda s=s: [queue.push(chunk(p, rate=rate), START) for p in np.array_split(s, 9)]
+            for ms, s in sentences.items()
+        },
+        3.0,
+    )
+    later = np.array([frame.own for frame in own_voice_ahead(frames, AHEAD)])
+    since = next(i for i, frame in enumerate(frames) if frame.stamp_ns + FRAME_NS > START + 70 * MS)
+    np.testing.assert_array_equal(known[since:-AHEAD], later[since:-AHEAD])
+    assert loud(known).sum() >= 1.7 * 25 - AHEAD
+
+
+def test_a_queue_of_another_rate_is_known_as_it_will_be_heard():
+    queue = begun(24_000)
+    frames, known = heard(queue, {50: lambda: queue.push(chunk(tone(1.0, 24_000), rate=24_000), START)}, 2.0)
+    later = np.array([frame.own for frame in own_voice_ahead(frames, AHEAD)])
+    assert loud(known).sum() >= 20
+    np.testing.assert_allclose(known[3:-AHEAD], later[3:-AHEAD], atol=0.01)
+
+
+def test_a_sentence_that_finds_the_queue_empty_begins_as_soon_as_ever_and_is_known_from_then_on():
+    queue = begun()
+    frames, known = heard(queue, {500: lambda: queue.push(chunk(tone(1.0)), START + 500 * MS)}, 2.0)
+    first = int(np.argmax(loud([frame.own for frame in frames])))
+    began_ms = (frames[first].stamp_ns - START) / MS + np.argmax(np.abs(frames[first].own) > 0) / 16
+    assert began_ms == pytest.approx(500 - 10 + RESERVE_MS, abs=1)  # the packet that was due then had not been given
+    before = [frame.stamp_ns + FRAME_NS < START + 490 * MS for frame in frames]
+    assert not known[before].any()
+    later = np.array([frame.own for frame in own_voice_ahead(frames, AHEAD)])
+    after = [frame.stamp_ns + FRAME_NS > START + 500 * MS for frame in frames]
+    np.testing.assert_array_equal(known[after][:-AHEAD], later[after][:-AHEAD])
+
+
+def test_nothing_is_known_of_what_was_flushed():
+    queue = begun()
+    events = {50: lambda: queue.push(chunk(tone(2.0)), START), 800: queue.flush}
+    frames, known = heard(queue, events, 1.5)
+    after = np.array([frame.stamp_ns + FRAME_NS > START + 790 * MS for frame in frames])  # asked for from then on
+    assert loud(known)[~after][-5:].all()
+    assert not known[after].any()
+
+
+def test_before_anything_was_given_out_silence_is_known():
+    queue = VoiceQueue(RATE)
+    queue.push(chunk(tone(1.0)), START)
+    assert not queue.known(START).any()

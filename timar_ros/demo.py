@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with Graph(out / "logs") as graph:
         graph.start("recorder", "recorder", out=str(out / "bag"))
-        graph.start("simulated_head", "simulated_head")
+        graph.start("simulated_head", "simulated_head", face="head")  # with a jaw, for lips against sound
         graph.start("speaker", "speaker_node")
         graph.start("head", "head_node", policy=args.policy, hop_frames=args.hop_frames, seed=args.seed)
         graph.wait_until_ready()

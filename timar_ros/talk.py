@@ -25,6 +25,7 @@ HEARD_OUT_S = 1.5
 BETWEEN_S = 0.8
 SAID_TIMEOUT_S = 30.0
 VOICE_TOPIC = "/head/voice"
+LOOKAHEAD_MS = 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", default="", help="its voice: a name, for piper the path of an .onnx file")
     parser.add_argument("--microphone", action="store_true", help="listen to you as the partner, too")
     parser.add_argument("--policy", default="default", help="policy folder: a name under models/ or a path")
+    parser.add_argument(
+        "--look-ahead",
+        type=int,
+        default=LOOKAHEAD_MS,
+        metavar="MS",
+        help="by how much earlier than it is spoken the policy hears what is said, in steps of 40; 0: not",
+    )
     parser.add_argument("--out", type=Path, help="record it and leave bag, report and video in this folder")
     parser.add_argument("--port", type=int, default=8080, help="port of the browser view, or the next free one")
 
@@ -57,9 +65,9 @@ def _start(graph: Graph, args: argparse.Namespace) -> subprocess.Popen:
     view = importlib.util.find_spec("timar_ros.nodes.view_node") is not None
     if view:
         graph.start("view", "view_node", port=args.port)
-    graph.start("simulated_head", "simulated_head")
+    graph.start("simulated_head", "simulated_head", face="head")
     graph.start("speaker", "speaker_node", {"microphone/audio": VOICE_TOPIC})
-    graph.start("head", "head_node", policy=args.policy, own_voice="queued")
+    graph.start("head", "head_node", policy=args.policy, own_voice="queued", lookahead_ms=args.look_ahead)
     if args.microphone:
         graph.start("microphone", "microphone_node", {"microphone/audio": "partner/audio"})
     ended = threading.Event()

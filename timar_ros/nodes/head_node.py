@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import QuaternionStamped
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
@@ -39,7 +40,7 @@ from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
 from timar_ros.nodes.runtime import events_executor, run
 from timar_ros.nodes.topics import LATCHED
-from timar_ros.nodes.voices import BURST_DEPTH, Voices
+from timar_ros.nodes.voices import BURST_DEPTH, Voices, lookahead_frames, lookahead_refusal
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.profile import RobotProfile
@@ -64,6 +65,8 @@ from timar_ros.stream.turns import TurnSegmenter
 PLAYOUT_RESERVE_MS = 92
 # A policy whose step takes longer than that reserve allows for gets this many times its usual step, and half of it.
 SLOW_STEP_MARGIN = 1.5
+# Silence before the first sound is told to recorders that come late, so that theirs is the whole conversation as well.
+KEPT_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
 
 
@@ -72,7 +75,7 @@ class HeadNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("head")
-        self._settings = declare(self, PARAMETERS)
+        self._settings = declare(self, PARAMETERS, check=lookahead_refusal)
         self._hop_thread: threading.Thread | None = None
         self._failure: Exception | None = None
         if self._settings.autostart:
@@ -100,6 +103,7 @@ class HeadNode(LifecycleNode):
         result = super().on_activate(state)
         device, precision = self._stepper.device, self._stepper.precision
         how = {"hop_frames": self._hop_frames, "precision": precision, "device": device, "torch": torch.__version__}
+        how["lookahead_frames"] = self._lookahead_frames
         facts = conversation_facts(self._settings, self._policy.name, self._policy.folder, **how)
         self._facts.publish(String(data=facts))
         self._stopping.clear()
@@ -136,7 +140,10 @@ class HeadNode(LifecycleNode):
         torch.set_num_threads(p.threads)
         self._policy = load_policy(p.policy)
         self._hop_frames = frames_in_hop(self._policy, p.predict_by, p.hop_frames, choose_device(p.device))
-        self._stepper = make_stepper(self._policy, p.device, p.seed, p.temperature, p.precision, self._hop_frames)
+        self._lookahead_frames = lookahead_frames(p.lookahead_ms, self._policy)
+        self._stepper = make_stepper(
+            self._policy, p.device, p.seed, p.temperature, p.precision, self._hop_frames, self._lookahead_frames
+        )
         self._profile = RobotProfile.load(p.robot)
         if p.command == "joint_trajectory":
             self._profile = self._profile.taking_trajectories()
@@ -176,9 +183,9 @@ class HeadNode(LifecycleNode):
         self._stepper.reset()
         return float(np.median(taken_ms[len(taken_ms) // 2 :]))
 
-    def _new_conversation(self) -> Conversation:
+    def _new_conversation(self, own_ahead: Callable[[int], np.ndarray] | None = None) -> Conversation:
         segmenter = TurnSegmenter(self._settings.turns, hop_frames=self._hop_frames)
-        return Conversation(self._stepper, segmenter, self._hop_frames)
+        return Conversation(self._stepper, segmenter, self._hop_frames, own_ahead)
 
     def _make_publishers(self) -> None:
         self._body = Body(self, self._profile, self._settings, self._hop_frames, self._playout_delay_ns)
@@ -188,7 +195,7 @@ class HeadNode(LifecycleNode):
         self._floors = self.create_lifecycle_publisher(String, "~/floor", LATCHED)
         self._turns = self.create_lifecycle_publisher(String, "~/turns", 50)
         self._facts = self.create_lifecycle_publisher(String, "~/conversation", LATCHED)
-        self._trace = self.create_lifecycle_publisher(UInt8MultiArray, "~/trace", 50)
+        self._trace = self.create_lifecycle_publisher(UInt8MultiArray, "~/trace", KEPT_TRACE)
         self._diagnostics = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def _make_subscriptions(self) -> None:
@@ -223,13 +230,14 @@ class HeadNode(LifecycleNode):
     def _begin_conversation(self) -> None:
         p = self._settings
         self._stepper.reset()
-        self._conversation = self._new_conversation()
+        self._conversation = self._new_conversation(self._voices.known if self._lookahead_frames else None)
         self._voices.begin()
         with self._pairing:
             self._pairer = FramePairer(max_wait_ms=p.max_wait_ms)
         self._busy_since_ns: int | None = None
         self._statistics = HopStatistics()
         self._said: dict[str, object] = {}
+        self._only_silence = True
 
     def _release(self) -> None:
         for subscription in self._inputs:
@@ -359,7 +367,8 @@ class HeadNode(LifecycleNode):
         published_ns = self._now_ns()
         self._statistics.add(hop, published_ns, missed=published_ns > first_due_ns - FRAME_NS)
         self._announce(hop)
-        if self._trace.get_subscription_count():
+        self._only_silence = self._only_silence and not any(f.own.any() or f.partner.any() for f in hop.frames)
+        if self._only_silence or self._trace.get_subscription_count():
             self._trace.publish(UInt8MultiArray(data=array("B", encode_hop(hop, planned_ns, intensity))))
 
     # Out
@@ -413,7 +422,7 @@ class HeadNode(LifecycleNode):
         policy = {
             "policy": self._policy.name, "device": str(self._stepper.device), "precision": self._stepper.precision,
             "robot": self._profile.name, "hop_frames": self._hop_frames,
-            **{name: self._settings[name] for name in ("seed", "turns", "intensity", "temperature")},
+            **{name: self._settings[name] for name in ("seed", "turns", "intensity", "temperature", "lookahead_ms")},
             "playout_delay_ms": self._playout_delay_ns // 10**6,
         }  # fmt: skip
         trouble = [said for said in (self._stepper.fallback, self._stepper.limitation) if said]

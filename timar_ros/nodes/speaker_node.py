@@ -1,7 +1,7 @@
 """Plays the own voice so much later than its capture that the head's lips match it.
 
-Lips run ahead of the sound, and the head shows a frame some 172 ms after its
-capture (it tells how much), so the sound is due 232 ms after it.
+Lips run ahead of the sound, and the head shows a frame some 172 ms after its capture; so the sound is due 232 ms after
+it, or 172 ms where the policy looks 120 ms ahead. The head node tells both parts of it.
 
     microphone/audio -> mono -> the device's rate -> PlayoutBuffer -> PortAudio's callback
                                                                  `-> ~/played, as it is heard
@@ -37,13 +37,14 @@ from timar_ros.stream.audio_messages import (
     make_message,
 )
 from timar_ros.stream.frames import SELF
+from timar_ros.stream.lookahead import lips_lead_ms
 from timar_ros.stream.resampling import StreamResampler
 
 PARAMETERS = (
     Parameter(
         "delay_ms",
         0.0,
-        "from a sample's capture to its sound, ms; 0: what the head node tells of its delay, and the lips' lead",
+        "from a sample's capture to its sound, ms; 0: what the head node tells of its delay and the lips' lead",
         minimum=0,
         maximum=2000,
     ),
@@ -88,9 +89,6 @@ PARAMETERS = (
     ),
 )
 
-LIPS_LEAD_MS = 60.0
-"""How much earlier the head shows what belongs to a sound: people open their mouths 120 ms ahead of it, and the bundled
-policy, which hears no further than the frame that it moves in, some 70 ms later than people do."""
 USUAL_PLAYOUT_MS = 172.0
 """The head's delay where no head node tells it: a hop of two frames."""
 LONGEST_DELAY_S = 4.0
@@ -227,8 +225,9 @@ class SpeakerNode(Node):
             )
         publish_format(self, "~/played", name, settings.rate)
         self.create_subscription(Empty, audio.topic_name + "_flush", self._flush, QoSProfile(depth=1))
-        self._playout_ms = USUAL_PLAYOUT_MS
-        self.create_subscription(Float32, f"{settings.head}/playout_delay", self._learn_delay, LATCHED)
+        self._told_ms = {"playout_delay": USUAL_PLAYOUT_MS, "lips_lead": lips_lead_ms(0)}
+        for name in self._told_ms:
+            self.create_subscription(Float32, f"{settings.head}/{name}", self._learner(name), LATCHED)
         self._mute = MuteListener(self, is_muted_topic(SELF), self._flush)
         self._played_blocks: SimpleQueue[tuple[int, np.ndarray]] = SimpleQueue()
         self._played = Played(settings.rate, self._publish_played)
@@ -241,12 +240,15 @@ class SpeakerNode(Node):
         """Fall silent and give the device back."""
         self._device.close()
 
-    def _learn_delay(self, message: Float32) -> None:
-        self._playout_ms = message.data
+    def _learner(self, name: str) -> Callable[[Float32], None]:
+        def learn(message: Float32) -> None:
+            self._told_ms[name] = message.data
+
+        return learn
 
     @property
     def _delay_ms(self) -> float:
-        return self._settings.delay_ms or self._playout_ms + LIPS_LEAD_MS
+        return self._settings.delay_ms or sum(self._told_ms.values())
 
     def _flush(self, _message: Empty | None = None) -> None:
         self._deaf_until = time.monotonic() + OVERTAKEN_S

@@ -4,23 +4,29 @@
   latched `self/is_muted` and `partner/is_muted` tell the other nodes, which then do not publish, play or record it.
 - With `own_voice: queued` the own voice may come in bursts (`stream.voice_queue`). What is spoken, in real time, goes
   to the conversation and out on `~/voice`, which the speaker node plays. `~/flush` (std_srvs/Trigger) drops the rest,
-  tells the speaker node on `~/voice_flush` to be silent, and closes the mouth.
+  tells the speaker node on `~/voice_flush` to be silent, and closes the mouth. What is queued is known before it is
+  spoken: with `lookahead_ms` the policy hears it by so much earlier, nothing else does, and nothing is spoken later.
 - The own voice is taken out of the partner's frames (`stream.echo`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, Empty, Float32
 from std_srvs.srv import SetBool, Trigger
 
+from timar_ros.errors import TimarError
+from timar_ros.model.checkpoint import Policy
 from timar_ros.nodes.muting import is_muted_topic
 from timar_ros.nodes.parameters import Parameter, Parameters
 from timar_ros.nodes.topics import LATCHED, publish_format
+from timar_ros.rates import FRAME_NS
 from timar_ros.stream.audio_messages import (
     AudioChunk,
     import_message_class,
@@ -28,9 +34,12 @@ from timar_ros.stream.audio_messages import (
 )
 from timar_ros.stream.echo import EchoCanceller
 from timar_ros.stream.frames import PARTNER, SELF, Frame
+from timar_ros.stream.lookahead import lips_lead_ms
+from timar_ros.stream.steppers import most_lookahead_frames
 from timar_ros.stream.voice_queue import PACKET_MS, VoiceQueue
 
 LIVE, QUEUED = "live", "queued"
+FRAME_MS = FRAME_NS // 1_000_000
 BURST_DEPTH = 5000
 """Messages of a synthesiser that may wait: a minute in packets of 12 ms."""
 
@@ -43,6 +52,13 @@ VOICE_PARAMETERS = (
         read_only=True,
     ),
     Parameter(
+        "lookahead_ms",
+        0,
+        "with own_voice queued: by how much earlier than it is spoken the policy hears it, ms, in steps of 40",
+        read_only=True,
+        check=lambda ms: None if ms in range(0, 1001, FRAME_MS) else f"0 to 1000 in steps of {FRAME_MS}",
+    ),
+    Parameter(
         "echo_cancel",
         "auto",
         "takes the own voice out of the partner's channel; auto: where the own voice is queued, or is heard there",
@@ -52,11 +68,37 @@ VOICE_PARAMETERS = (
 )
 
 
+def lookahead_refusal(values: Mapping[str, object]) -> str | None:
+    """Why `own_voice` and `lookahead_ms` do not go together, if they do not."""
+    if values["lookahead_ms"] and values["own_voice"] != QUEUED:
+        return (
+            f"parameter 'lookahead_ms' is {values['lookahead_ms']}, but the own voice is live: it is not known before "
+            "it is heard; set lookahead_ms to 0, or own_voice to queued where a synthesiser speaks"
+        )
+    return None
+
+
+def lookahead_frames(lookahead_ms: int, policy: Policy) -> int:
+    """By how many frames the policy is to hear the own voice earlier.
+
+    Raises:
+        TimarError: it does not know that many.
+    """
+    most_ms = most_lookahead_frames(policy) * FRAME_MS
+    if lookahead_ms > most_ms:
+        raise TimarError(
+            f"parameter 'lookahead_ms' is {lookahead_ms}; policy {policy.name} knows "
+            f"{f'0 to {most_ms}' if most_ms else 'no look-ahead'}; set it to {most_ms}, or take another policy"
+        )
+    return lookahead_ms // FRAME_MS
+
+
 class Voices:
-    """See the module. All but `clean` is for the executor's thread.
+    """See the module. All but `clean` and `known` is for the executor's thread.
 
     Args:
-        playout_delay_ns: from a frame's capture until the head shows it; told on the latched `~/playout_delay` (ms).
+        playout_delay_ns: from a frame's capture until the head shows it; told on the latched `~/playout_delay` (ms),
+            beside `~/lips_lead` (ms), by how much later than that the sound is due.
         hear: takes a party, a chunk in real time and its time of arrival in ns.
         close_mouth: takes the present in ns.
     """
@@ -75,13 +117,17 @@ class Voices:
         self._type_name = type_name
         self._hear = hear
         self._close_mouth = close_mouth
+        self._lookahead_ns = settings.lookahead_ms * 1_000_000
+        self._queueing = threading.Lock()
         self._muted = {SELF: False, PARTNER: False}
         self._mute_publishers = {p: node.create_publisher(Bool, is_muted_topic(p), LATCHED) for p in self._muted}
         self._services = [node.create_service(SetBool, f"~/mute_{p}", self._muter(p)) for p in self._muted]
         self._services.append(node.create_service(Trigger, "~/flush", self._flush_on_request))
         delay = node.create_publisher(Float32, "~/playout_delay", LATCHED)
         delay.publish(Float32(data=playout_delay_ns / 1e6))
-        self._timers, self._publishers = [], [delay, *self._mute_publishers.values()]
+        lead = node.create_publisher(Float32, "~/lips_lead", LATCHED)
+        lead.publish(Float32(data=lips_lead_ms(settings.lookahead_ms // FRAME_MS)))
+        self._timers, self._publishers = [], [delay, lead, *self._mute_publishers.values()]
         if self.queued:
             self._make_player()
         self._tell_muted()
@@ -110,7 +156,9 @@ class Voices:
         if self._muted[party]:
             return
         if party == SELF and self.queued:
-            self._queue.push(decode(), arrival_ns)
+            chunk = decode()
+            with self._queueing:
+                self._queue.push(chunk, arrival_ns)
         else:
             self._hear(party, decode(), arrival_ns)
 
@@ -120,9 +168,18 @@ class Voices:
             return frame
         return replace(frame, partner=self._echo(frame.own, frame.partner))
 
+    def known(self, stamp_ns: int) -> np.ndarray:
+        """The own voice of the frame that lies `lookahead_ms` after the one captured at a time, as far as it is known.
+
+        float32 [640]; from the thread that moves the head.
+        """
+        with self._queueing:
+            return self._queue.known(stamp_ns + self._lookahead_ns)
+
     def flush(self, now_ns: int) -> int:
         """Break the own voice off: nothing of it is heard any more, the mouth closes. The ns of speech dropped."""
-        dropped_ns = self._queue.flush()
+        with self._queueing:
+            dropped_ns = self._queue.flush()
         if self.queued:
             self._flushed.publish(Empty())
         self._close_mouth(now_ns)
@@ -160,7 +217,9 @@ class Voices:
     def _speak(self) -> None:
         """Give out what is due of the queue, to the conversation and to the speaker node."""
         now_ns = self._now_ns()
-        for packet in self._queue.due(now_ns):
+        with self._queueing:
+            packets = self._queue.due(now_ns)
+        for packet in packets:
             self._hear(SELF, packet, now_ns)
             message = make_message(self._class, self._type_name, packet.samples, packet.rate, packet.stamp_ns)
             self._voice.publish(message)

@@ -39,6 +39,8 @@ TOPIC_PATTERNS: dict[str, str] = {
     "partner_audio": r"/partner/audio$",
     "self_audio_info": r"/microphone/audio_info$",
     "partner_audio_info": r"/partner/audio_info$",
+    "played_audio": r"/played$",
+    "played_audio_info": r"/played_info$",
     "self_speaking": r"/self/is_speaking$",
     "partner_speaking": r"/partner/is_speaking$",
     "self_muted": r"/self/is_muted$",
@@ -186,6 +188,8 @@ class Recording:
     head_pose: Signal | None = None  # x, y, z, w of the quaternion
     blendshapes: Signal | None = None  # the 52 ARKit names
     joint_states: Signal | None = None  # the joints that the commands name, rad
+    jaw: Signal | None = None  # the joint of the joint states that has jaw in its name
+    played: Voice | None = None  # the own voice as the loudspeaker was given it, in the time when it was heard
     trajectories: Signal | None = None  # positions of the first point, rad
     command_latency: Signal | None = None  # ms, per accepted command
     refusals: list[Event] = field(default_factory=list)
@@ -468,7 +472,7 @@ class _Reading:
                 ),
                 None,
             )
-            if role in ("self_audio", "partner_audio") and type_name not in AUDIO_MESSAGE_TYPES:
+            if role in ("self_audio", "partner_audio", "played_audio") and type_name not in AUDIO_MESSAGE_TYPES:
                 self.losses.append(f"{topic}: {type_name} is no audio message that is understood")
                 role = None
             self._role_of[topic] = role
@@ -556,6 +560,8 @@ class _Reading:
         made.blendshapes = _signal(_with_sound(self._of("blendshapes"), made.trajectories), ARKIT_BLENDSHAPES)
         joints = made.trajectories.names if made.trajectories else None
         made.joint_states = _signal(self._of("joint_states"), joints)
+        made.jaw = _jaw(self._of("joint_states"))
+        made.played = self._voice("played_audio")
         made.command_latency = _signal(self._of("command_latency"), None)
         made.refusals = [Event(time_ns, text) for time_ns, text in self._of("refusals")]
         for time_ns, statuses in self._of("diagnostics"):
@@ -694,6 +700,15 @@ def _signal(messages: list[tuple[int, Any]], wanted: tuple[str, ...] | None) -> 
         wanted,
         np.stack([row[2] for row in rows]).astype(np.float64),
     )
+
+
+def _jaw(messages: list[tuple[int, Any]]) -> Signal | None:
+    """The jaw's joint in joint states, in which it may come beside the neck's or by itself."""
+    for names in {names: None for _, (_, names, _) in messages}:
+        for name in names:
+            if "jaw" in name.lower():
+                return _signal(messages, (name,))
+    return None
 
 
 def _parameter_value(value: Any) -> object:

@@ -35,8 +35,8 @@ BAG_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 SPEAKERS = ("speaker1", "speaker2")
 LEAST_S = 1.0
 SYSTEM_FIGURES = (
-    "latency_ms", "reaction_ms", "motion_delay_ms", "deadline_misses", "deadline_miss_percent", "commands_percent",
-    "blendshape_percent", "refusals", "limit_violations", "realtime_factor", "rss_mb",
+    "latency_ms", "reaction_ms", "motion_delay_ms", "lips", "deadline_misses", "deadline_miss_percent",
+    "commands_percent", "blendshape_percent", "refusals", "limit_violations", "realtime_factor", "rss_mb",
 )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ class LiveRun:
     @property
     def told(self) -> dict[str, Any]:
         """The head node's parameters, those it had left open as they were settled."""
-        settled = {name: self.facts[name] for name in ("hop_frames", "precision", "fingerprint") if name in self.facts}
+        names = ("hop_frames", "precision", "fingerprint", "lookahead_frames")
+        settled = {"lookahead_frames": 0} | {name: self.facts[name] for name in names if name in self.facts}
         return dict(self.facts.get("parameters", {})) | settled
 
 

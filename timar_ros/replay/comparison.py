@@ -87,6 +87,7 @@ def _rows() -> tuple[Row, ...]:
         Row("live", "system.latency_ms.p50", "latency, p50", "ms"),
         Row("live", "system.latency_ms.p95", "latency, p95", "ms"),
         Row("live", "system.latency_ms.p99", "latency, p99", "ms"),
+        Row("live", "system.lips.offset_ms", "lips late against the sound heard by", "ms"),
         Row("live", "system.deadline_miss_percent", "deadline misses", "%"),
         Row("live", "system.voice_missing_ms.self", "gaps in the own voice", "ms"),
         Row("live", "system.voice_missing_ms.partner", "gaps in the partner's voice", "ms"),

@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", nargs="+", type=int, help="seeds; their figures are averaged")
     how.add_argument("--perturb", nargs="+", default=[], metavar="NAME", help="also under these perturbations")
     how.add_argument(
-        "--look-ahead", nargs="+", type=int, default=[0], metavar="FRAMES",
-        help="by how many frames of 40 ms the own voice is known before it is heard",
+        "--look-ahead", nargs="+", type=int, default=[None], metavar="FRAMES",
+        help="by how many frames of 40 ms the own voice is known before it is heard; as live, else 0",
     )  # fmt: skip
     how.add_argument(
         "--draws", type=int, metavar="N", help="also the mean of N draws of each policy; 0: one draw at temperature 0"

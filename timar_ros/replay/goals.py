@@ -18,6 +18,7 @@ from timar_ros.replay.clips import ClipSource
 from timar_ros.replay.comparison import Comparison, number
 from timar_ros.replay.rivals import ENERGY_JAW, NOISE, RIVALS, STILL
 from timar_ros.replay.trial import Variant, variants_of
+from timar_ros.stream.steppers import most_lookahead_frames
 
 GENERATED, REAL = "generated", "real"
 SEEDS = (0, 1, 2)
@@ -97,7 +98,7 @@ class Goal:
 def plan(where: str, policies: Sequence[str], seeds: Sequence[int], draws: int | None = None) -> list[Variant]:
     """What has to be run on one kind of conversation; `draws` other than `DRAWS` for the mean."""
     draws = DRAWS[where] if draws is None else draws
-    hear_ahead = [p for p in policies if load_policy(p).network.config.max_lookahead_frames >= LOOKAHEAD_FRAMES]
+    hear_ahead = [p for p in policies if most_lookahead_frames(load_policy(p)) >= LOOKAHEAD_FRAMES]
     if where == GENERATED:
         found = variants_of([*policies, *RIVALS], seeds, [SWAP], draws=draws)
         return found + [Variant(policy, seeds[0], None, LOOKAHEAD_FRAMES, draws) for policy in hear_ahead]

@@ -1,7 +1,8 @@
 """How far the lips are off the sound, as both reach the person: the mouth as it was shown, the voice as it was played.
 
 Mouths open ahead of the sound they make, so the jaw's best correlation with loudness lies ahead of it even in perfect
-lip-synchrony: by 120 ms in a recording of a person (BEHAVIOUR's clip). What counts is how far it lies from there.
+lip-synchrony: by 120 ms in a recording of a person. What counts is how far it lies from there. People do not notice
+sound that comes up to 45 ms early or 125 ms late (ITU-R BT.1359-1).
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from timar_ros.rates import SAMPLE_RATE
-from timar_ros.replay.bag import Signal, Voice
+from timar_ros.replay.bag import Recording, Voice
 
 STEP_NS = 10_000_000
 REACH_STEPS = 40
+NATURAL_LEAD_MS = 120.0
+LEAST_CORRELATION = 0.2
+"""Below it the jaw does not follow this voice, and a lag means nothing."""
 _FLOOR = 1e-5
 _WINDOW = SAMPLE_RATE // 25
 
@@ -30,6 +34,11 @@ class LipsLag:
 
     ms: float
     correlation: float
+
+    @property
+    def offset_ms(self) -> float:
+        """How much later the lips come than a person's would; negative: earlier, as when the sound is late."""
+        return self.ms + NATURAL_LEAD_MS
 
 
 def lips_lag(times_ns: np.ndarray, jaw: np.ndarray, voice: Voice) -> LipsLag | None:
@@ -54,10 +63,19 @@ def lips_lag(times_ns: np.ndarray, jaw: np.ndarray, voice: Voice) -> LipsLag | N
     return LipsLag(lags[best] * STEP_NS / 1e6, float(values[best]))
 
 
-def shown_lag(faces: Signal, heard: Voice) -> LipsLag | None:
-    """Of the blendshapes as they were published, behind the voice as it was played."""
-    jaw = faces.column("jawOpen")
-    return None if jaw is None else lips_lag(faces.times_ns, jaw, heard)
+def shown_lag(recording: Recording) -> LipsLag | None:
+    """Of the head's jaw behind the voice as the loudspeaker played it; None where either was not recorded or is still.
+
+    The jaw is that of the joint states, or, where a head has none in them, of the blendshapes when they arrived.
+    """
+    jaw, faces = recording.jaw, recording.blendshapes
+    if recording.played is None or (jaw is None and faces is None):
+        return None
+    if jaw is not None:
+        lag = lips_lag(jaw.stamps_ns, jaw.values[:, 0], recording.played)
+    else:
+        lag = lips_lag(faces.times_ns, faces.column("jawOpen"), recording.played)
+    return lag if lag is not None and lag.correlation >= LEAST_CORRELATION else None
 
 
 def _loudness(voice: Voice, start_ns: int, count: int) -> np.ndarray:

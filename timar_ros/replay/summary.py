@@ -15,6 +15,7 @@ from scipy.signal import correlate
 from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.rates import FRAME_NS
 from timar_ros.replay.bag import Recording, Signal
+from timar_ros.replay.lips import shown_lag
 
 HEAD, SIMULATED_HEAD = "head", "simulated_head"  # where their diagnostics come from
 PERCENTILES = ("p50", "p95", "p99")
@@ -61,6 +62,7 @@ def summarise(recording: Recording) -> dict[str, Any]:
         "latency_ms": {p: robot.number(f"latency_ms_{p}") if timed else None for p in PERCENTILES},
         "reaction_ms": {p: robot.number(f"reaction_ms_{p}") if timed else None for p in PERCENTILES},
         "motion_delay_ms": motion_delay_ms(recording),
+        "lips": _lips(recording),
         "deadline_misses": misses,
         "deadline_miss_percent": _percent(misses, hops),
         "limit_violations": robot.count("limit_violations"),
@@ -134,6 +136,14 @@ def _velocity(times_ns: np.ndarray, values: np.ndarray, grid_ms: np.ndarray) -> 
     smooth = [np.convolve(np.gradient(line), window, mode="same") for line in lines]
     velocity = np.stack(smooth, axis=1)
     return velocity - velocity.mean(axis=0)
+
+
+def _lips(recording: Recording) -> dict[str, float | None]:
+    """Jaw against the sound as both reach the person, see `LipsLag`."""
+    lag = shown_lag(recording)
+    if lag is None:
+        return {"offset_ms": None, "lag_ms": None, "correlation": None}
+    return {"offset_ms": lag.offset_ms, "lag_ms": lag.ms, "correlation": round(lag.correlation, 3)}
 
 
 class _Diagnostics:
@@ -226,6 +236,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("median reaction", ("reaction_ms", "p50"), "<=", 90, " ms", bound_hop_1=60),
     Goal("p99 reaction", ("reaction_ms", "p99"), "<=", 140, " ms", bound_hop_1=100),
     Goal("motion delay", ("motion_delay_ms",), "<=", 200, " ms"),
+    Goal("lips late, against the sound heard", ("lips", "offset_ms"), "<=", 45, " ms"),
+    Goal("lips early, against the sound heard", ("lips", "offset_ms"), ">=", -125, " ms"),
     Goal("commands, of hops", ("commands_percent",), ">=", 95, " %"),
     Goal("face messages, of frames", ("blendshape_percent",), ">=", 98, " %"),
     Goal("deadline misses, of hops", ("deadline_miss_percent",), "<=", 0.5, " %"),

@@ -23,6 +23,8 @@ SHOWN = (
     "self/is_muted",
     "partner/is_muted",
     "joint_states",
+    "speaker/played",
+    "speaker/played_info",
     "robot_description",
     "simulated_head/command_latency_ms",
     "simulated_head/refusals",

@@ -28,9 +28,9 @@ from timar_ros.resources import share_path
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.stream.device import choose_device
 from timar_ros.stream.frames import SELF, Frame
-from timar_ros.stream.lookahead import own_voice_ahead
+from timar_ros.stream.lookahead import own_voice_ahead, own_voice_as_known
 from timar_ros.stream.published_policy import PublishedPolicy
-from timar_ros.stream.steppers import AUTO, HOP, frames_in_hop, make_stepper
+from timar_ros.stream.steppers import AUTO, HOP, frames_in_hop, make_stepper, most_lookahead_frames
 from timar_ros.stream.trace import policy_fingerprint
 
 HOP_FRAMES = 2
@@ -57,7 +57,8 @@ class Variant:
     Attributes:
         policy: a policy's name or folder, `LIVE`, or one of `RIVALS`.
         perturbation: see perturbations.py.
-        lookahead_frames: by how much the own voice is known before it is heard, as a synthesiser's is.
+        lookahead_frames: by how much the own voice is known before it is heard, as a synthesiser's is. None: as much as
+            in the live bag, if the policy knows it, else 0.
         draws: None: what the policy draws with this seed. A number: the mean of so many draws, each with a seed of its
             own, which is what the policy expects; 0: one draw at temperature 0, which is about that and costs less.
     """
@@ -65,7 +66,7 @@ class Variant:
     policy: str | None = None
     seed: int | None = None
     perturbation: str | None = None
-    lookahead_frames: int = 0
+    lookahead_frames: int | None = None
     draws: int | None = None
 
     @property
@@ -89,7 +90,7 @@ def variants_of(
     policies: Sequence[str | None],
     seeds: Sequence[int | None] = (None,),
     perturbations: Sequence[str] = (),
-    lookaheads: Sequence[int] = (0,),
+    lookaheads: Sequence[int | None] = (None,),
     draws: int | None = None,
 ) -> list[Variant]:
     """Every combination that means something.
@@ -166,7 +167,7 @@ def _run(source: ClipSource, variant: Variant, settings: Settings, others: Seque
             raise TimarError(f"{clip.name} holds no recorded motion; leave the policy 'live' out")
         track, policy_name, seed, hops = clip.recorded, LIVE, 0, None
     elif variant.policy in RIVALS:
-        frames, seed = own_voice_ahead(clip.frames, variant.lookahead_frames), variant.seed or 0
+        frames, seed = own_voice_ahead(clip.frames, variant.lookahead_frames or 0), variant.seed or 0
         track = rival_motion(variant.policy, clip, frames, seed, tuple(others) or (source,))
         policy_name, hops = variant.policy, None
     else:
@@ -215,6 +216,10 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
     policy = _policy(name, precision)
     device = choose_device(settings.device)
     hop_frames = settings.hop_frames or told.get("hop_frames") or frames_in_hop(policy, AUTO, HOP_FRAMES, device)
+    told_ahead = int(told.get("lookahead_frames", 0))
+    lookahead = variant.lookahead_frames
+    if lookahead is None:
+        lookahead = min(told_ahead, most_lookahead_frames(policy))
     asked = {
         "policy": name,
         "seed": int(told.get("seed", 0)) if variant.seed is None else variant.seed,
@@ -222,9 +227,10 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
         "turns": settings.turns or str(told.get("turns", "floor")),
         "temperature": float(told.get("temperature", 1.0)) if settings.temperature is None else settings.temperature,
         "precision": precision,
+        "lookahead_frames": lookahead,
     }
     notes = []
-    undisturbed = Variant(variant.policy, variant.seed)
+    undisturbed = Variant(variant.policy, variant.seed, None, variant.lookahead_frames)
     same = clip.live is not None and variant == undisturbed and all(told.get(k) == v for k, v in asked.items())
     if same and told.get("fingerprint") not in (None, policy_fingerprint(policy.folder)):
         notes.append(f"{clip.name}: the policy {name} here is not the one that ran live, though its name is the same")
@@ -245,12 +251,14 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
                 "(another processor or version); the decisions of the live run were used"
             )
             heard = HeardConversation(heard.frames[: len(live_updates)], live_updates)
-    heard = HeardConversation(own_voice_ahead(heard.frames, variant.lookahead_frames), heard.updates)
+    if lookahead == told_ahead and variant.perturbation is None:
+        known = own_voice_as_known(heard.frames)  # live it was not known what was queued late or dropped
+    else:
+        known = own_voice_ahead(heard.frames, lookahead)
+    heard = HeardConversation(known, heard.updates)
 
     def draw(seed: int, temperature: float) -> tuple[MotionTrack, np.ndarray]:
-        stepper = make_stepper(
-            policy, settings.device, seed, temperature, precision, asked["hop_frames"], variant.lookahead_frames
-        )
+        stepper = make_stepper(policy, settings.device, seed, temperature, precision, asked["hop_frames"], lookahead)
         shown, flame = [], []
         for motion in hop_motions(stepper, heard, hops=hops):
             shown.append(motion)
@@ -266,6 +274,7 @@ def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, 
         each = [draw(asked["seed"] + k, asked["temperature"])[0] for k in range(variant.draws)]
         track, shown = MotionTrack(np.mean([one.values for one in each], axis=0), each[0].kind), None
     against_live: dict[str, Any] = {"largest_difference": None, "exact": None, "differing_decisions": differing}
+    against_live["lookahead_frames"] = told_ahead if clip.live else None
     if repeats:
         live_motion = np.concatenate([traced.hop.motion for traced in clip.live.hops])
         largest = float(np.abs(shown - live_motion).max())

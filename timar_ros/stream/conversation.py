@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from timar_ros.rates import FRAME_NS
 from timar_ros.stream.frames import Frame
+from timar_ros.stream.lookahead import own_voice_as_known
 from timar_ros.stream.steppers import Stepper
 from timar_ros.stream.turns import TurnBoundary, TurnSegmenter, TurnUpdate
 
@@ -36,6 +38,11 @@ class Conversation:
     A hop is `hop_frames` frames. When more are waiting, since the last hop took too long, they are drawn together:
     a late hop is merged into the next, so nothing queues up, as a hop's cost hardly depends on its frames.
 
+    Args:
+        policy, segmenter: fresh ones.
+        own_ahead: of a policy that looks ahead: takes a frame's stamp (ns) and gives the own voice (float32 [640]), as
+            far as it is known by now, of the frame that lies as much later as the policy was told.
+
     Attributes:
         merged: hops that were drawn with the one after them.
     """
@@ -43,10 +50,17 @@ class Conversation:
     # The most frames drawn together; also what a policy takes in one step.
     MOST_FRAMES = 25
 
-    def __init__(self, policy: Stepper, segmenter: TurnSegmenter, hop_frames: int) -> None:
+    def __init__(
+        self,
+        policy: Stepper,
+        segmenter: TurnSegmenter,
+        hop_frames: int,
+        own_ahead: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
         self._policy = policy
         self._segmenter = segmenter
         self._hop_frames = hop_frames
+        self._own_ahead = own_ahead
         self._frames: list[Frame] = []
         self._updates: list[TurnUpdate] = []
         self.merged = 0
@@ -65,5 +79,7 @@ class Conversation:
         count = hops * self._hop_frames
         frames, self._frames = tuple(self._frames[:count]), self._frames[count:]
         updates, self._updates = tuple(self._updates[:count]), self._updates[count:]
+        if self._own_ahead is not None:
+            frames = tuple(replace(frame, own_ahead=self._own_ahead(frame.stamp_ns)) for frame in frames)
         boundaries = [boundary for update in updates for boundary in update.boundaries]
-        return Hop(frames, updates, self._policy.step(frames, boundaries))
+        return Hop(frames, updates, self._policy.step(own_voice_as_known(frames), boundaries))

@@ -78,6 +78,8 @@ class Frame:
         own, partner: float32 [640], 16 kHz mono in [-1, 1].
         own_heard, partner_heard: False where silence stands in for the whole frame.
         partner_motion: float32 [55], the partner's seen face, or None.
+        own_ahead: float32 [640], what a policy that looks ahead hears in the place of `own` (stream/lookahead.py), or
+            None.
     """
 
     index: int
@@ -87,6 +89,7 @@ class Frame:
     own_heard: bool
     partner_heard: bool
     partner_motion: np.ndarray | None = None
+    own_ahead: np.ndarray | None = None
 
 
 class FramePairer:

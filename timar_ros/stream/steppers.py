@@ -43,6 +43,11 @@ class Stepper(Protocol):
         """Forget the conversation."""
 
 
+def most_lookahead_frames(policy: Policy) -> int:
+    """By how many frames at most the own voice may run ahead of everything else for this policy."""
+    return 0 if isinstance(policy.network, PublishedNetwork) else policy.network.config.max_lookahead_frames
+
+
 def make_stepper(
     policy: Policy,
     device: str = "auto",

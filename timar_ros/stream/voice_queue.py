@@ -3,15 +3,18 @@
     bursts ─ one rate ─ queue ─ a packet every 10 ms, as a microphone would give them: silence where nothing is queued
 
 Sound is spoken in the order in which it came, and none of it is lost: stamps only say where there is to be a pause.
+What is queued is known before it is spoken: `known` tells it to a policy that looks ahead.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 
 import numpy as np
 
 from timar_ros.errors import TimarError
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.stream.audio_messages import AudioChunk
 from timar_ros.stream.resampling import StreamResampler
 
@@ -24,6 +27,10 @@ LONGEST_PAUSE_NS = 5_000_000_000
 UNDERRUN_NS = 500_000_000
 """Speech that comes again within so much of its end was not ended: the synthesiser was too slow."""
 TOLERANCE_NS = 30_000_000
+KEPT_MS = 1_500
+"""What was given out is remembered for so long, for who asks late: longer than a late hop lasts."""
+_FILTER_MS = 20
+"""Of sound before and after a stretch that is resampled by itself: more than the filter reaches."""
 _MS = 1_000_000
 _SECOND = 1_000_000_000
 _SHOWN_NS = 10 * _SECOND
@@ -41,6 +48,7 @@ class VoiceQueue:
         self._packet = rate * PACKET_MS // 1000
         self._queue: deque[np.ndarray] = deque()
         self._queued = 0  # samples
+        self._given: deque[np.ndarray] = deque(maxlen=KEPT_MS // PACKET_MS)
         self._given_to_ns: int | None = None  # end of what was given out
         self._resampler: StreamResampler | None = None
         self._spoken_to_ns: int | None = None  # end of the speech given out last
@@ -83,14 +91,33 @@ class VoiceQueue:
         """The packets whose last sample is spoken by now, stamped with the time of their first."""
         if self._given_to_ns is None or not -_SECOND < now_ns - self._given_to_ns < 2 * _SECOND:
             self._given_to_ns = now_ns - PACKET_MS * _MS  # the first call, or the clock leapt
+            self._given.clear()
         packets = []
         while self._given_to_ns + PACKET_MS * _MS <= now_ns:
             samples, spoken = self._take()
             packets.append(AudioChunk(self._given_to_ns, self.rate, samples))
+            self._given.append(samples)
             self._given_to_ns += PACKET_MS * _MS
             if spoken:
                 self._spoken_to_ns = self._given_to_ns
         return packets
+
+    def known(self, start_ns: int) -> np.ndarray:
+        """A frame of 40 ms from a time on as it was, or, as far as is known by now, will be spoken.
+
+        Returns:
+            float32 [640] at 16 kHz; silence where nothing is queued for that time.
+        """
+        if self._given_to_ns is None:
+            return np.zeros(FRAME_SAMPLES, np.float32)
+        # As FramePairer rounds, so that it is the frame which is paired later, to the bit where no rate changes.
+        first = ((start_ns - self._given_to_ns) * self.rate + _SECOND // 2) // _SECOND
+        if self.rate == SAMPLE_RATE:
+            return self._between(first, FRAME_SAMPLES)
+        around = self.rate * _FILTER_MS // 1000
+        samples = self._between(first - around, self.rate * FRAME_NS // _SECOND + 2 * around)
+        at = round(around * SAMPLE_RATE / self.rate)
+        return StreamResampler(self.rate, SAMPLE_RATE).push(samples)[at : at + FRAME_SAMPLES]
 
     def flush(self) -> int:
         """Drop all that was not given out yet; the ns of speech that were dropped."""
@@ -168,6 +195,27 @@ class VoiceQueue:
         spoken = needed < self._packet
         parts.append(np.zeros(needed, np.float32))
         return np.concatenate(parts), spoken
+
+    def _between(self, first: int, count: int) -> np.ndarray:
+        """Samples [count] counted from the end of what was given out; before that lies what was given out."""
+        samples = np.zeros(count, np.float32)
+
+        def lay(part: np.ndarray, at: int) -> int:
+            """Put what falls into the stretch of a part that begins at `at` into it; the end of the part."""
+            low, high = max(at, first), min(at + len(part), first + count)
+            if low < high:
+                samples[low - first : high - first] = part[low - at : high - at]
+            return at + len(part)
+
+        at = -self._packet * len(self._given)
+        for part in (*self._given, *self._queue):
+            if at >= first + count:
+                return samples
+            at = lay(part, at)
+        if self._resampler is not None and self._resampler.rate_in != self.rate:
+            # What the filter holds back of the end. What the copy shares with it is cleared before each use.
+            lay(copy.copy(self._resampler).flush(), at)
+        return samples
 
     def _tell(self, what: str, now_ns: int, sentence: str) -> None:
         self._count[what] += 1

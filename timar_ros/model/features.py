@@ -44,6 +44,11 @@ def mel_filterbank() -> Tensor:
     return torch.from_numpy(np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32))
 
 
+@functools.cache
+def _window() -> Tensor:
+    return torch.hann_window(WINDOW_SAMPLES, periodic=False)
+
+
 def log_mel(samples: Tensor) -> Tensor:
     """Features of consecutive frames.
 
@@ -54,7 +59,7 @@ def log_mel(samples: Tensor) -> Tensor:
         [..., frames, FEATURES_PER_FRAME] float32, about -1 in silence and up to 2 in loud speech. Level is kept.
     """
     windows = samples.unfold(-1, WINDOW_SAMPLES, SHIFT_SAMPLES)
-    windows = windows * torch.hann_window(WINDOW_SAMPLES, periodic=False, device=samples.device)
+    windows = windows * _window().to(samples.device)
     power = torch.fft.rfft(windows, FFT_SIZE).abs().square()
     mel = power @ mel_filterbank().to(samples.device)
     features = (torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE

@@ -66,7 +66,7 @@ class RunningQuantiles:
     def at(self, *quantiles: float) -> np.ndarray:
         """Those quantiles [quantiles, values] of each value now: the middles of bins."""
         below = np.cumsum(self._counts, axis=1)
-        places = [(below < quantile * below[:, -1:]).sum(axis=1) for quantile in quantiles]
+        places = [(below >= quantile * below[:, -1:]).argmax(axis=1) for quantile in quantiles]
         return self._low + (np.array(places) + 0.5) * self._width
 
 

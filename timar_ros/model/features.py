@@ -60,7 +60,8 @@ def log_mel(samples: Tensor) -> Tensor:
     """
     windows = samples.unfold(-1, WINDOW_SAMPLES, SHIFT_SAMPLES)
     windows = windows * _window().to(samples.device)
-    power = torch.fft.rfft(windows, FFT_SIZE).abs().square()
+    spectrum = torch.fft.rfft(windows, FFT_SIZE)
+    power = spectrum.real.square() + spectrum.imag.square()
     mel = power @ mel_filterbank().to(samples.device)
     features = (torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE
     return features.reshape(*features.shape[:-2], -1, FEATURES_PER_FRAME)

@@ -70,6 +70,15 @@ def test_swapped_partner_is_another_clips():
     assert np.array_equal(voice(frames, "partner"), voice(FRAMES, "own"))
 
 
+def test_where_nobody_else_is_there_the_own_partner_comes_from_half_a_clip_away():
+    """So also in the demo's own conversation, where the demo's partner would be no other."""
+    frames = perturbed("swap-partner", FRAMES, "clip", lambda: None)
+    assert np.array_equal(voice(frames, "own"), voice(FRAMES, "own"))
+    half = len(FRAMES) // 2 * 640
+    assert np.array_equal(voice(frames, "partner"), np.roll(voice(FRAMES, "partner"), -half))
+    assert not np.array_equal(voice(frames, "partner"), voice(FRAMES, "partner"))
+
+
 @pytest.mark.parametrize("name", ["noise", "noise99dB", "drop0", "drop101", "silence", "babble"])
 def test_unknown_name_is_refused_with_those_that_are_known(name):
     with pytest.raises(TimarError, match="is no perturbation; known are noiseXdB"):

@@ -83,7 +83,9 @@ def load_policy(name_or_folder: str | os.PathLike[str]) -> Policy:
         raise TimarError(
             f"{folder / CONFIG_FILE}: 'channels' must list the {network_config.motion_dim} names of a motion frame"
         )
-    with torch.device("meta"):
+    # Initial values are replaced at once. On the meta device they take no memory, but to draw them there torch loads
+    # its compiler, which takes longer (1.3 s) than to draw those of our own sizes.
+    with torch.device("cpu" if kind == "own" else "meta"), torch.random.fork_rng(devices=[]):
         network = network_class(network_config)
     _load_weights(network, folder / WEIGHTS_FILE)
     return Policy(

@@ -9,10 +9,13 @@ together in time is the noise that the caller passes in.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 TRAIN_STEPS = 1000
 SINUSOID_WIDTH = 256
@@ -35,6 +38,13 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.original_step)
+
+    @cached_property
+    def constants(self) -> list[list[float]]:
+        """Of each kept step: the weights of x0 and x_t in the mean, and the log deviation's middle and half range."""
+        low, high = self.posterior_log_variance / 2, self.log_beta / 2
+        rows = [self.posterior_x0, self.posterior_xt, (low + high) / 2, (high - low) / 2]
+        return torch.stack(rows, dim=1).tolist()
 
 
 def cosine_alpha_bar() -> Tensor:
@@ -93,9 +103,15 @@ class ResidualBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        shift, scale, gate = modulation.chunk(3, dim=-1)
-        return x + gate * self.mlp(self.in_ln(x) * (1 + scale) + shift)
+    def modulation(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the condition y [..., width] does: scale and shift of the normalised input, gate of the output."""
+        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
+        scale = 1 + scale
+        return scale * self.in_ln.weight, torch.addcmul(shift, scale, self.in_ln.bias), gate
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
+        normalised = layer_norm(x, x.shape[-1:], eps=self.in_ln.eps)
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, scale, normalised)))
 
 
 class FinalLayer(nn.Module):
@@ -107,9 +123,13 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, outputs)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        shift, scale = modulation.chunk(2, dim=-1)
-        return self.linear(self.norm_final(x) * (1 + scale) + shift)
+    def modulation(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What the condition y [..., width] does: scale and shift of the normalised input."""
+        shift, scale = self.adaLN_modulation(y).chunk(2, dim=-1)
+        return 1 + scale, shift
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return self.linear(torch.addcmul(shift, scale, self.norm_final(x)))
 
 
 class DiffusionHead(nn.Module):
@@ -127,16 +147,16 @@ class DiffusionHead(nn.Module):
         """x_t [n, motion_dim], original step numbers [n], z -> (x0, variance interpolation), each [n, motion_dim]."""
         return self.denoise(x_t, self.modulations(self.time_embed(step) + self.cond_embed(z)))
 
-    def modulations(self, y: Tensor) -> list[Tensor]:
+    def modulations(self, y: Tensor) -> list[tuple[Tensor, ...]]:
         """What the condition y [..., width] does to each block and to the final layer."""
-        return [layer.adaLN_modulation(y) for layer in (*self.res_blocks, self.final_layer)]
+        return [layer.modulation(y) for layer in (*self.res_blocks, self.final_layer)]
 
-    def denoise(self, x_t: Tensor, modulations: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def denoise(self, x_t: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
         """x_t [n, motion_dim] -> (x0, variance interpolation), each [n, motion_dim]."""
         x = self.input_proj(x_t)
         for block, modulation in zip(self.res_blocks, modulations, strict=False):
-            x = block(x, modulation)
-        x0, variance = self.final_layer(x, modulations[-1]).chunk(2, dim=-1)
+            x = block(x, *modulation)
+        x0, variance = self.final_layer(x, *modulations[-1]).chunk(2, dim=-1)
         return x0, variance
 
     def zero_gates(self) -> None:
@@ -171,17 +191,7 @@ def sample(
     Returns:
         [n, motion_dim] in the units that the head was trained on.
     """
-    x = noise[0]
-    constants = [
-        [float(value) for value in row]
-        for row in zip(
-            schedule.posterior_x0,
-            schedule.posterior_xt,
-            schedule.posterior_log_variance,
-            schedule.log_beta,
-            strict=True,
-        )
-    ]
+    x, noise = noise[0], noise * temperature
     modulations = _all_steps(head, schedule, z)
     unguided = _all_steps(head, schedule, z_unconditional) if guidance != 1.0 else None
     for draw, i in enumerate(reversed(range(len(schedule))), start=1):
@@ -189,21 +199,20 @@ def sample(
         if unguided is not None:
             x0_unconditional, _ = head.denoise(x, unguided[i])
             x0 = x0_unconditional + guidance * (x0 - x0_unconditional)
-        coefficient_x0, coefficient_xt, log_variance_low, log_variance_high = constants[i]
-        x_mean = coefficient_x0 * x0 + coefficient_xt * x
+        weight_x0, weight_xt, middle, half_range = schedule.constants[i]
+        x = torch.add(weight_xt * x, x0, alpha=weight_x0)
         if i == 0:
-            return x_mean
-        fraction = (variance + 1) / 2
-        log_variance = fraction * log_variance_high + (1 - fraction) * log_variance_low
-        x = x_mean + torch.exp(0.5 * log_variance) * noise[draw] * temperature
+            return x
+        x = torch.addcmul(x, torch.exp(half_range * variance + middle), noise[draw])
     raise AssertionError("a schedule has at least two steps")
 
 
-def _all_steps(head: DiffusionHead, schedule: Schedule, z: Tensor) -> list[list[Tensor]]:
+def _all_steps(head: DiffusionHead, schedule: Schedule, z: Tensor) -> list[tuple[tuple[Tensor, ...], ...]]:
     """Modulations of each kept step, for all steps in one pass: they do not depend on x_t."""
     time = head.time_embed(schedule.original_step.to(z.device))
-    stacked = head.modulations(time[:, None] + head.cond_embed(z))
-    return [list(step) for step in zip(*(layer.unbind(0) for layer in stacked), strict=True)]
+    layers = head.modulations(time[:, None] + head.cond_embed(z))
+    by_step = [zip(*(part.unbind(0) for part in layer), strict=True) for layer in layers]
+    return list(zip(*by_step, strict=True))
 
 
 def training_terms(

@@ -46,6 +46,11 @@ def mel_filterbank() -> Tensor:
     return torch.from_numpy(np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32))
 
 
+@functools.cache
+def _window() -> Tensor:
+    return torch.hann_window(WINDOW_SAMPLES, periodic=False)
+
+
 def log_mel(samples: Tensor) -> Tensor:
     """Features of consecutive frames.
 
@@ -57,8 +62,9 @@ def log_mel(samples: Tensor) -> Tensor:
         spectra, oldest first, then the means of the frames before it, oldest first. Level is kept.
     """
     windows = samples.unfold(-1, WINDOW_SAMPLES, SHIFT_SAMPLES)
-    windows = windows * torch.hann_window(WINDOW_SAMPLES, periodic=False, device=samples.device)
-    power = torch.fft.rfft(windows, FFT_SIZE).abs().square()
+    windows = windows * _window().to(samples.device)
+    spectrum = torch.fft.rfft(windows, FFT_SIZE)
+    power = spectrum.real.square() + spectrum.imag.square()
     mel = power @ mel_filterbank().to(samples.device)
     spectra = ((torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE).unflatten(-2, (-1, SPECTRA_PER_FRAME))
     before = spectra[..., :-1, :, :].mean(dim=-2).unfold(-2, FRAMES_BEFORE, 1).transpose(-1, -2)

@@ -111,9 +111,10 @@ class TimarNetwork(nn.Module):
         return [self.blocks]
 
     def rotation(self, frame: np.ndarray) -> np.ndarray:
-        """Cosine and sine [B, T, head_width / 2, 2] float32 by which the tokens of the frames [B, T] are turned."""
+        """What `transformer.rotate` turns the tokens of the frames [B, T] by: [B, T, 2, head_width] float32."""
         angle = frame[..., None] * self.frequencies
-        return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+        cos, sin = np.cos(angle), np.sin(angle)
+        return np.stack([cos, cos, -sin, sin], axis=-2).astype(np.float32).reshape(*frame.shape, 2, -1)
 
     def tokens(self, inputs: FrameInputs) -> Tensor:
         """Frames [B, T] as tokens [B, 4 T, width]."""
@@ -145,7 +146,7 @@ class TimarNetwork(nn.Module):
         return x[:, OWN_MOTION::TOKENS_PER_FRAME]
 
     def run(self, tokens: Tensor, rotation: Tensor, **attention) -> Tensor:
-        """The backbone over the tokens [B, 4 T, width] of frames with the rotation [B, T, head_width / 2, 2].
+        """The backbone over the tokens [B, 4 T, width] of frames with the rotation [B, T, 2, head_width].
 
         `mask`, `cache`, `at`, `rows` and `attend` are those of model/transformer.py.
         """

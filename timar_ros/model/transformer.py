@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
         Args:
             mask: bool, broadcastable to [B, heads, N, at + N]; True where attention is allowed.
-            rotation: [B, N, head_width / 2, 2], cosine and sine of each token's angles; None: no rotation.
+            rotation: [B, N, 2, head_width] by which `rotate` turns queries and keys; None: no rotation.
             cache: [2, B, heads, slots, head_width] of keys and values. Those of x are written to its slots from
                 `at` on, and every token attends to the slots up to and with them.
             rows: [B, R] the tokens whose output is wanted; None: all.
@@ -47,9 +47,10 @@ class Attention(nn.Module):
             [B, R or N, width].
         """
         batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv
         if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = rotate(qkv[:2], rotation)
         if cache is not None:
             cache[0, :, :, at : at + tokens] = k
             cache[1, :, :, at : at + tokens] = v
@@ -83,10 +84,12 @@ class Block(nn.Module):
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the pairs (i, i + half) of x [B, heads, N, head_width] by the angles in `rotation` [B, N, half, 2]."""
-    cos, sin = rotation[:, None].to(x.dtype).unbind(-1)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    """Turn the pairs (i, i + half) of x [..., B, heads, N, head_width].
+
+    `rotation` [B, N, 2, head_width]: the cosines of the angles for both halves, then minus the sines and the sines.
+    """
+    cos, sin = rotation[:, None].to(x.dtype).unbind(-2)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def run_blocks(

@@ -28,6 +28,7 @@ from timar_ros.motion.channels import ARKIT_BLENDSHAPES, rpy_from_quaternion
 from timar_ros.rates import FRAME_NS, SAMPLE_RATE
 from timar_ros.replay.salvage import McapSalvage, decompressed, unpacked_parts
 from timar_ros.replay.salvage_sqlite import SqliteSalvage
+from timar_ros.replay.signal_messages import SignalMessage, SignalReader
 from timar_ros.robot.command_timing import NO_SOUND
 from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AudioChunk, AudioDecoder
 from timar_ros.stream.frames import PARTNER, SELF
@@ -60,6 +61,7 @@ TOPIC_PATTERNS: dict[str, str] = {
     "diagnostics": r"/diagnostics$",
     "parameters": r"/parameter_events$",
 }
+_SIGNALS = ("head_pose", "blendshapes", "joint_states", "trajectories", "partner_head_pose", "partner_blendshapes")
 _EXPECTED = (
     "self_audio",
     "partner_audio",
@@ -428,6 +430,7 @@ class _Reading:
         self._role_of: dict[str, str | None] = {}
         self._collected: dict[str, list[tuple[int, Any]]] = defaultdict(list)
         self._unreadable: dict[str, tuple[int, str]] = {}
+        self._signals = SignalReader()
         self._decoders: dict[str, AudioDecoder] = {}
         self._audio_info: dict[str, Any] = {}
         self._first_ns, self._last_ns = 2**63 - 1, 0
@@ -454,8 +457,7 @@ class _Reading:
             if role is None:
                 continue
             try:
-                message = self.store.deserialize_cdr(data, type_name)
-                self._collected[topic].append((time_ns, self._decode(role, type_name, message)))
+                self._collected[topic].append((time_ns, self._decode(role, type_name, data)))
             except Exception as error:  # damaged bytes make decoders raise anything
                 count, first = self._unreadable.get(topic, (0, _first_line(error)))
                 self._unreadable[topic] = (count + 1, first)
@@ -478,27 +480,20 @@ class _Reading:
             self._role_of[topic] = role
         return self._role_of[topic]
 
-    def _decode(self, role: str, type_name: str, message: Any) -> Any:
+    def _decode(self, role: str, type_name: str, data: bytes) -> Any:
         """The small part of a message that is kept."""
+        if role in _SIGNALS:
+            signal = self._signals.read(type_name, data)
+            return None if role == "trajectories" and signal.frame_id == NO_SOUND else signal
+        message = self.store.deserialize_cdr(data, type_name)
         if role.endswith("_audio"):
             return self._decoder(role, type_name).decode(message)
         if role.endswith("_audio_info"):
             self._audio_info[role.removesuffix("_info")] = message
             self._decoders.pop(role.removesuffix("_info"), None)
             return None
-        if role in ("joint_states", "blendshapes", "partner_blendshapes"):
-            return _stamp_ns(message), tuple(message.name), np.array(message.position, np.float64)
-        if role in ("head_pose", "partner_head_pose"):
-            q = message.quaternion
-            return _stamp_ns(message), ("x", "y", "z", "w"), np.array([q.x, q.y, q.z, q.w])
-        if role == "trajectories":
-            if message.header.frame_id == NO_SOUND:
-                return None
-            names = tuple(message.joint_names)
-            first = message.points[0].positions if len(message.points) else np.full(len(names), 0.0)
-            return _stamp_ns(message), names, np.array(first, np.float64)
         if role == "command_latency":
-            return None, ("latency_ms",), np.array([message.data], np.float64)
+            return SignalMessage(0, "", ("latency_ms",), np.array([message.data], np.float64))
         if role == "trace":
             return decode_hop(bytes(message.data))
         if role == "conversation":
@@ -653,10 +648,6 @@ def assemble_voice(begins_ns: np.ndarray, chunks: list[AudioChunk]) -> Voice:
     return Voice(start_ns, timeline, len(chunks), missing_ns)
 
 
-def _stamp_ns(message: Any) -> int:
-    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-
-
 def _spans(changes: list[tuple[int, str]], end_ns: int) -> list[Span]:
     """Announced values, each lasting until a different one is announced."""
     spans: list[Span] = []
@@ -669,23 +660,23 @@ def _spans(changes: list[tuple[int, str]], end_ns: int) -> list[Span]:
     return spans
 
 
-def _with_sound(frames: list[tuple[int, Any]], commands: Signal | None) -> list[tuple[int, Any]]:
+def _with_sound(frames: list[tuple[int, SignalMessage]], commands: Signal | None) -> list[tuple[int, SignalMessage]]:
     """Frames from the first hop on that rests on sound: the conversation, without the idle life before it."""
     if commands is None or len(commands) < 2:
         return frames
     hop_ns = int(np.median(np.diff(commands.stamps_ns)))
-    return [frame for frame in frames if frame[1][0] >= commands.stamps_ns[0] - hop_ns]
+    return [frame for frame in frames if frame[1].stamp_ns >= commands.stamps_ns[0] - hop_ns]
 
 
-def _signal(messages: list[tuple[int, Any]], wanted: tuple[str, ...] | None) -> Signal | None:
-    """Messages (stamp, names, values) as arrays of the wanted names, else of the commonest set."""
+def _signal(messages: list[tuple[int, SignalMessage]], wanted: tuple[str, ...] | None) -> Signal | None:
+    """Messages as arrays of the wanted names, else of the commonest set."""
     if not messages:
         return None
     if wanted is None:
-        wanted = Counter(names for _, (_, names, _) in messages).most_common(1)[0][0]
+        wanted = Counter(message.names for _, message in messages).most_common(1)[0][0]
     columns: dict[tuple[str, ...], list[int] | None] = {}
     rows = []
-    for time_ns, (stamp_ns, names, values) in messages:
+    for time_ns, (stamp_ns, _, names, values) in messages:
         if names not in columns:
             columns[names] = [names.index(name) for name in wanted] if set(wanted) <= set(names) else None
         if columns[names] is None or len(values) != len(names):

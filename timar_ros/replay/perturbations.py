@@ -29,16 +29,16 @@ PERTURBATIONS = {
     "noiseXdB": "bursts of white noise in both voices, 30 % of the time, X dB below the voice's level (noise10dB)",
     "silenceP": "bursts of missing sound in the partner's voice, P % of the time (silence30)",
     "dropP": "the partner's face is not seen in bursts, P % of the time (drop30)",
-    "swap-partner": "the partner of the next clip of other people, or of the demo where there is none",
+    "swap-partner": "the partner of the next clip of other people; where there is none, the own one half the clip away",
     "no-partner": "no sound and no face of the partner",
 }
 
 Frames = Sequence[Frame]
-Perturb = Callable[[Frames, np.random.Generator, Callable[[], Frames]], tuple[Frame, ...]]
+Perturb = Callable[[Frames, np.random.Generator, Callable[[], Frames | None]], tuple[Frame, ...]]
 
 
 def perturbation(name: str) -> Perturb:
-    """What `name` stands for: (frames, random generator, frames of another clip when asked) -> frames.
+    """What `name` stands for: (frames, random generator, frames of another clip when asked, or None) -> frames.
 
     Raises:
         TimarError: no such perturbation, or an amount out of range.
@@ -64,8 +64,8 @@ def perturbation(name: str) -> Perturb:
     )
 
 
-def perturbed(name: str, frames: Frames, clip_name: str, other: Callable[[], Frames]) -> tuple[Frame, ...]:
-    """A clip's frames under a perturbation; `other` gives the frames of another clip."""
+def perturbed(name: str, frames: Frames, clip_name: str, other: Callable[[], Frames | None]) -> tuple[Frame, ...]:
+    """A clip's frames under a perturbation; `other` gives the frames of a clip of other people, None: there is none."""
     seed = zlib.crc32(f"{name} {clip_name}".encode())
     return perturbation(name)(frames, np.random.default_rng(seed), other)
 
@@ -118,8 +118,12 @@ def _lose_face(frames: Frames, struck: np.ndarray) -> tuple[Frame, ...]:
     )
 
 
-def _swap_partner(frames: Frames, rng: np.random.Generator, other: Callable[[], Frames]) -> tuple[Frame, ...]:
+def _swap_partner(frames: Frames, rng: np.random.Generator, other: Callable[[], Frames | None]) -> tuple[Frame, ...]:
+    """Where nobody else is there, what the own partner does half a clip later has as little to do with self."""
     strangers = other()
+    if strangers is None:
+        half = len(frames) // 2
+        strangers = (*frames[half:], *frames[:half])
     return tuple(
         replace(frame, partner=who.partner, partner_heard=who.partner_heard, partner_motion=who.partner_motion)
         for frame, who in ((frame, strangers[k % len(strangers)]) for k, frame in enumerate(frames))

@@ -20,11 +20,10 @@ from timar_ros.replay.behaviour_metrics import behaviour_metrics, floor_by_frame
 from timar_ros.replay.clips import Clip, ClipSource
 from timar_ros.replay.limit_use import limit_use
 from timar_ros.replay.motion_track import MotionTrack, track_of
-from timar_ros.replay.offline import HeardConversation, frames_of, hear_frames, hop_motions, read_voice
+from timar_ros.replay.offline import HeardConversation, hear_frames, hop_motions
 from timar_ros.replay.perturbations import perturbed
 from timar_ros.replay.published_metrics import published_metrics
 from timar_ros.replay.rivals import ENERGY_JAW, RIVALS, SEEDED, rival_motion
-from timar_ros.resources import share_path
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.stream.device import choose_device
 from timar_ros.stream.frames import SELF, Frame
@@ -301,14 +300,11 @@ def _hear(
     if name is None:
         return hear_frames(clip.frames, hop_frames, turns)
 
-    def stranger() -> Sequence[Frame]:
+    def stranger() -> Sequence[Frame] | None:
         place = others.index(source) if source in others else 0
         mine = {source.own, source.partner}
         other = next((each for each in (*others[place:], *others[:place]) if each.own not in mine), None)
-        if other is not None:
-            return other.read().frames
-        voice = read_voice(share_path("demo", "partner.ogg"))
-        return frames_of(np.zeros_like(voice), voice)
+        return None if other is None else other.read().frames
 
     return hear_frames(perturbed(name, clip.frames, clip.name, stranger), hop_frames, turns)
 

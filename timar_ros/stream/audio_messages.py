@@ -10,6 +10,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -404,8 +405,9 @@ class AudioDecoder:
         if encoding.scale != 1.0:
             samples = (samples - np.float32(encoding.offset)) * np.float32(1.0 / encoding.scale)
         samples = self._mono(samples.reshape(-1, audio_format.channels))
-        # A float stream may overshoot; int32's largest values round up to 1.
-        return AudioChunk(_nanoseconds(stamp), audio_format.rate, np.clip(samples, -1.0, 1.0), invalid)
+        if encoding.dtype.kind == "f":
+            samples = np.clip(samples, -1.0, 1.0)
+        return AudioChunk(_nanoseconds(stamp), audio_format.rate, samples, invalid)
 
     def _mono(self, samples: np.ndarray) -> np.ndarray:
         channels = samples.shape[1]
@@ -420,6 +422,7 @@ class AudioDecoder:
         return np.ascontiguousarray(samples[:, self.channel])
 
 
+@lru_cache(maxsize=64)
 def _checked_format(audio_format: AudioFormat) -> AudioFormat:
     """The same format with its encoding's plain name. Raises TimarError outside of what is
     decoded."""

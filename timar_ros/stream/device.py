@@ -38,6 +38,7 @@ def choose_device(name: str) -> torch.device:
 
 
 Result = TypeVar("Result")
+Packed = TypeVar("Packed", np.ndarray, Tensor)
 
 
 class OnDevice(ABC):
@@ -111,9 +112,9 @@ class Packing:
             packed[self._places[name]].reshape(shape)[...] = arrays[name]
         return packed
 
-    def unpack(self, packed: Tensor) -> dict[str, Tensor]:
-        """Views of `packed` [size]."""
-        return {name: packed[self._places[name]].view(shape) for name, shape in self.shapes.items()}
+    def unpack(self, packed: Packed) -> dict[str, Packed]:
+        """Views of `packed` [size], to be read or filled."""
+        return {name: packed[self._places[name]].reshape(shape) for name, shape in self.shapes.items()}
 
 
 class StepRunner:

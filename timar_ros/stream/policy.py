@@ -90,11 +90,19 @@ def region(channel: str) -> str:
 
 
 class PassShape(NamedTuple):
-    """What decides the work of a pass: frames in it, with padding; frames drawn in it; whether turns close in it."""
+    """What decides the work of a pass.
+
+    Attributes:
+        frames: in it, with padding.
+        draws: frames drawn in it.
+        closes: whether turns close in it.
+        masked: whether some of its tokens must not see others, or places of the ring.
+    """
 
     frames: int
     draws: int
     closes: bool
+    masked: bool
 
 
 class Hop(NamedTuple):
@@ -252,7 +260,7 @@ class PolicyBatch(OnDevice):
         draws = max(len(group[-1]) - group[-1].drawn if group else 0 for group in groups)
         if self.device.type == "cuda":
             frames = -(-frames // CUDA_FRAMES_STEP) * CUDA_FRAMES_STEP
-        shape = PassShape(frames, draws, any(len(group) > 1 for group in groups))
+        shape = PassShape(frames, draws, any(len(group) > 1 for group in groups), self._must_mask(groups, frames))
         packed = self._packed(shape, groups)
         drawn = self._or_on_cpu(lambda: self._runner(shape, packed))
         motion = []
@@ -270,10 +278,17 @@ class PolicyBatch(OnDevice):
                 self._closed.frames[stream, numbers % self._closed.ring] = numbers
         return motion
 
+    def _must_mask(self, groups: list[list[OpenTurn]], frames: int) -> bool:
+        """Whether a mask would hide anything; on CUDA there is one always, so that fewer graphs do."""
+        if self.device.type == "cuda" or any(len(group) != 1 or len(group[0]) != frames for group in groups):
+            return True
+        first = np.array([[turn.first_frame] for (turn,) in groups])
+        return bool((self._closed.frames < first - self._config.window_frames).any())
+
     def _packing(self, shape: PassShape) -> Packing:
         if shape not in self._packings:
             streams, frames, draws, dim = len(self._streams), shape.frames, shape.draws, self._config.motion_dim
-            half = self._config.width // self._config.heads // 2
+            head_width = self._config.width // self._config.heads
             self._packings[shape] = Packing(
                 own_speech=(streams, frames, FEATURES_PER_FRAME),
                 partner_speech=(streams, frames, FEATURES_PER_FRAME),
@@ -287,7 +302,7 @@ class PolicyBatch(OnDevice):
                 partner_seen=(streams, frames),
                 turn_place=(streams, frames),
                 turn_start=(streams, frames),  # counted from the stream's first frame in the pass; padding: never
-                rotation=(streams, frames, half, 2),
+                rotation=(streams, frames, 2, head_width),
                 ring_frame=(streams, self._closed.ring),  # counted likewise
                 ring_place=(streams, frames),
                 draw=(streams, draws),
@@ -298,7 +313,8 @@ class PolicyBatch(OnDevice):
     def _packed(self, shape: PassShape, groups: list[list[OpenTurn]]) -> np.ndarray:
         streams, frames = len(groups), shape.frames
         packing = self._packing(shape)
-        arrays = {name: np.zeros(shape, np.float32) for name, shape in packing.shapes.items()}
+        packed = np.zeros(packing.size, np.float32)
+        arrays = packing.unpack(packed)
         arrays["turn_start"][:] = _PADDING
         arrays["ring_place"][:] = self._closed.nowhere
         numbers = np.zeros((streams, frames))
@@ -329,8 +345,8 @@ class PolicyBatch(OnDevice):
                 arrays["lag"][stream, places] = 1 + np.arange(len(new))
             for i, place in enumerate(new):
                 arrays["noise"][:, stream, i] = self._streams[stream].noise.at(group[-1].first_frame + int(place))
-        arrays["rotation"] = self._network.rotation(numbers)
-        return packing.pack(arrays)
+        arrays["rotation"][:] = self._network.rotation(numbers)
+        return packed
 
     def _advance(self, shape: PassShape, packed: Tensor) -> Tensor:
         """One pass on the device: motion [streams, draws, 55] of the frames to draw."""
@@ -350,12 +366,14 @@ class PolicyBatch(OnDevice):
             lookahead=torch.full_like(given["turn_place"], self._lookahead_frames, dtype=torch.long),
         )
         row = given["draw"].long()
-        # A turn sees the turns of the pass up to itself, and what the ring holds of the window before its start.
-        start = given["turn_start"]
-        ring = given["ring_frame"][:, None] >= start[..., None] - self._config.window_frames
-        inside = start[:, None] <= start[..., None]
-        mask = torch.cat([ring, inside], dim=2)
-        mask = mask.repeat_interleave(TOKENS_PER_FRAME, 1).repeat_interleave(TOKENS_PER_FRAME, 2)[:, None]
+        mask = None
+        if shape.masked:
+            # A turn sees the turns of the pass up to itself, and what the ring holds of the window before its start.
+            start = given["turn_start"]
+            ring = given["ring_frame"][:, None] >= start[..., None] - self._config.window_frames
+            inside = start[:, None] <= start[..., None]
+            mask = torch.cat([ring, inside], dim=2)
+            mask = mask.repeat_interleave(TOKENS_PER_FRAME, 1).repeat_interleave(TOKENS_PER_FRAME, 2)[:, None]
         z = self._network.run(
             self._network.tokens(inputs),
             given["rotation"],
@@ -401,7 +419,7 @@ class PolicyBatch(OnDevice):
         longest, hop = self._config.max_turn_frames, self._hop_frames
         for frames in range(CUDA_FRAMES_STEP, longest + hop + CUDA_FRAMES_STEP, CUDA_FRAMES_STEP):
             for closes in (False, True):
-                shape = PassShape(frames, hop, closes)
+                shape = PassShape(frames, hop, closes, masked=True)
                 self._runner.capture(shape, self._packing(shape).size)
 
 

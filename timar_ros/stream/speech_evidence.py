@@ -61,13 +61,13 @@ class RunningQuantiles:
         """Take in the values of one chunk."""
         places = ((values - self._low) / self._width).astype(np.int64)
         self._counts *= self._keep
-        self._counts[self._rows, np.clip(places, 0, self._bins - 1)] += 1.0
+        self._counts[self._rows, _within(places, 0, self._bins - 1)] += 1.0
 
-    def at(self, quantile: float) -> np.ndarray:
-        """That quantile of each value now: the middle of a bin."""
+    def at(self, *quantiles: float) -> np.ndarray:
+        """Those quantiles [quantiles, values] of each value now: the middles of bins."""
         below = np.cumsum(self._counts, axis=1)
-        places = (below < quantile * below[:, -1:]).sum(axis=1)
-        return self._low + (places + 0.5) * self._width
+        places = [(below >= quantile * below[:, -1:]).argmax(axis=1) for quantile in quantiles]
+        return self._low + (np.array(places) + 0.5) * self._width
 
 
 class SpeechFeatures:
@@ -76,8 +76,7 @@ class SpeechFeatures:
     def __init__(self, voices: int = 1) -> None:
         self._voices = voices
         self._silero = SileroModel(streams=2 * voices)
-        self._levels = RunningQuantiles(voices, -100.0, 0.0, 100)
-        self._bands = RunningQuantiles(voices * BANDS, -100.0, 0.0, 100)
+        self._levels = RunningQuantiles(voices * (1 + BANDS), -100.0, 0.0, 100)
         self._judgements = RunningQuantiles(voices, -7.0, 7.0, 56)
         self._noise = _steady_noise()
         self._hann = np.hanning(2 * CHUNK_SAMPLES).astype(np.float32)
@@ -87,7 +86,7 @@ class SpeechFeatures:
     def reset(self) -> None:
         """Forget everything heard, as if new."""
         self._silero.reset_states()
-        for quantiles in (self._levels, self._bands, self._judgements):
+        for quantiles in (self._levels, self._judgements):
             quantiles.reset()
         self._recent = np.zeros((self._voices, 2 * CHUNK_SAMPLES), dtype=np.float32)
 
@@ -102,13 +101,10 @@ class SpeechFeatures:
         spectrum = np.fft.rfft(self._recent * self._hann)
         power = spectrum.real**2 + spectrum.imag**2
         levels_db = 10.0 * np.log10(power @ self._band_weights + 1e-10)
-        self._levels.take(levels_db[:, 0])
-        self._bands.take(levels_db[:, 1:].ravel())
-        background_db = self._levels.at(BACKGROUND_QUANTILE)
-        loud_db = self._levels.at(LOUD_QUANTILE)
-        above_db = np.clip(levels_db[:, 0] - background_db, -5.0, 20.0)
-        bands_db = levels_db[:, 1:] - self._bands.at(BACKGROUND_QUANTILE).reshape(self._voices, BANDS)
-        bands_db = np.clip(bands_db, -5.0, 20.0)
+        self._levels.take(levels_db.ravel())
+        backgrounds_db, loud_db = self._levels.at(BACKGROUND_QUANTILE, LOUD_QUANTILE).reshape(2, *levels_db.shape)
+        above_db = _within(levels_db - backgrounds_db, -5.0, 20.0) / 8.0
+        background_db = backgrounds_db[:, 0]
 
         gains = (10.0 ** ((background_db + MASK_ABOVE_BACKGROUND_DB) / 20.0)).astype(np.float32)
         start = (end_sample - CHUNK_SAMPLES) % len(self._noise)
@@ -116,11 +112,16 @@ class SpeechFeatures:
         probability = self._silero(np.concatenate([chunks, masked])).astype(np.float64)
         log_odds = np.log((probability + 1e-3) / (1.001 - probability)).reshape(2, self._voices)
         self._judgements.take(log_odds[0])
-        silero_background = self._judgements.at(BACKGROUND_QUANTILE)
-        columns = [*(log_odds / 5.0), silero_background / 5.0, above_db / 8.0]
-        columns += [np.clip(loud_db - background_db, 0.0, 40.0) / 16.0, *_periodicity(power)]
+        (silero_background,) = self._judgements.at(BACKGROUND_QUANTILE)
+        columns = [*(log_odds / 5.0), silero_background / 5.0, above_db[:, 0]]
+        columns += [_within(loud_db[:, 0] - background_db, 0.0, 40.0) / 16.0, *_periodicity(power)]
         hidden = self._silero.hidden.reshape(2, self._voices, SILERO_STATE)
-        return np.concatenate([np.stack(columns, axis=1), bands_db / 8.0, *hidden], axis=1).astype(np.float32)
+        return np.concatenate([np.stack(columns, axis=1), above_db[:, 1:], *hidden], axis=1).astype(np.float32)
+
+
+def _within(values: np.ndarray, least: float, most: float) -> np.ndarray:
+    """np.clip, whose own checks take longer than these few numbers."""
+    return np.minimum(np.maximum(values, least), most)
 
 
 def _periodicity(power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +130,10 @@ def _periodicity(power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     power: spectra [voices, 513] of Hann windows. The highest peak of the autocorrelation of the
     compressed spectrum (Tolonen & Karjalainen 2000) below 2 kHz, where voices are periodic.
     """
-    bins = np.arange(power.shape[1])
     width = 2 * CHUNK_SAMPLES / SAMPLE_RATE
-    compressed = np.where((bins >= 80 * width) & (bins <= 2000 * width), power, 0.0) ** 0.33
+    voiced = slice(math.ceil(80 * width), math.floor(2000 * width) + 1)
+    compressed = np.zeros_like(power)
+    compressed[:, voiced] = power[:, voiced] ** 0.33
     correlation = np.fft.irfft(compressed, 2 * CHUNK_SAMPLES)
     shortest, longest = (round(SAMPLE_RATE / hz) for hz in reversed(PITCH_RANGE_HZ))
     within = correlation[:, shortest : longest + 1]

@@ -14,6 +14,7 @@ from timar_ros.learn.speech_evidence_training import (
     features_and_truth,
     heard,
     load_dialogues,
+    main,
     prepare,
     train,
 )
@@ -100,7 +101,7 @@ def test_loudness_hardly_matters(voices):
 
 
 @pytest.fixture(scope="module")
-def dialogues(tmp_path_factory):
+def folder(tmp_path_factory):
     """Two short dialogues as the generator lays them out."""
     folder = tmp_path_factory.mktemp("dialogues")
     for number in (0, 1):
@@ -109,6 +110,11 @@ def dialogues(tmp_path_factory):
             name = folder / f"dialogue_{number}_speaker{place}"
             soundfile.write(f"{name}.wav", own[: 20 * 16_000], 16_000)
             np.savez(f"{name}.npz", speech=np.array([s for s in speech if s[1] < 20.0]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dialogues(folder):
     return load_dialogues(folder)
 
 
@@ -138,6 +144,24 @@ def test_a_wider_network_goes_on_from_what_a_narrower_one_knows(dialogues):
     untrained = EvidenceNetwork(train(examples, steps=2, seed=1, units=(16, 16, 24)))
     other = np.stack([untrained(*given[:, chunk]) for chunk in range(100)])
     assert np.abs(after - before).mean() < 0.3 * np.abs(other - before).mean()
+
+
+def test_the_mean_of_before_and_after_can_be_written(folder, tmp_path, monkeypatch):
+    small = ["--steps", "1", "--units", "4", "4", "4"]
+
+    def trained(name, *options):
+        arguments = ["train", str(folder), str(tmp_path / "features"), "--out", str(tmp_path / name), *small, *options]
+        monkeypatch.setattr("sys.argv", arguments)
+        main()
+        with np.load(tmp_path / name) as file:
+            return dict(file)
+
+    start = trained("start.npz")
+    go_on = ["--start", str(tmp_path / "start.npz"), "--dropout", "0", "0", "--learning-rate", "0.01"]
+    after, mean = trained("after.npz", *go_on), trained("mean.npz", *go_on, "--keep", "0.25")
+    assert not all(np.array_equal(start[name], after[name]) for name in start)
+    for name in start:
+        assert mean[name] == pytest.approx(0.25 * start[name] + 0.75 * after[name], abs=1e-6)
 
 
 def test_features_once_computed_are_used_again(dialogues, tmp_path):

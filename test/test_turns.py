@@ -259,11 +259,7 @@ def noises(kind, number):
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "f1"),
-    [
-        ("clean", 0.90),
-        pytest.param("babble", 0.80, marks=pytest.mark.xfail(strict=True, reason="0.77 so far, see docs/decisions.md")),
-        ("music", 0.80),
-    ],
+    [("clean", 0.90), ("babble", 0.80), ("music", 0.80)],
 )
 def test_turns_of_generated_dialogues_are_found(kind, f1, capsys):
     scores = TurnScores()

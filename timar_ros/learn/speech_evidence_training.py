@@ -1,7 +1,7 @@
 """Trains the network of `timar_ros.stream.speech_evidence`.
 
     python -m timar_ros.learn.speech_evidence_training DATA FEATURES [--dialogues 128] [--out FILE]
-        [--units 96 128 96] [--start FILE]
+        [--units 96 128 96] [--start FILE [--keep 0.25]]
 
 DATA: a folder of generated dialogues (`timar generate`). Both voices are heard as they are, in babble
 of the other dialogues' voices and in music, with the room, the other party's leakage, the channel's
@@ -41,6 +41,10 @@ CHANGE_CHUNKS, CHANGE_WEIGHT = 6, 2.0
 """Chunks so near a change of speech weigh so much: a turn begins or ends with it."""
 BABBLERS, SNR_DB = (3, 17), (7.0, 10.0, 10.0, 10.0, 14.0, 20.0)
 VARIANTS = ("clean", "babble", "babble", "music")
+DROPOUT = (0.2, 0.2)
+"""Of the features and of what the first layer says. With 0 and 0.1 the babble of the examples is learned by heart."""
+VARIANT_SHARES = (0.14, 0.33, 0.33, 0.2)
+"""How often each of them is learned from: babble has most to teach."""
 
 Voice = tuple[np.ndarray, Intervals]
 Example = tuple[np.ndarray, np.ndarray]
@@ -175,10 +179,15 @@ def train(
     seed: int = 0,
     units: Sequence[int] = UNITS,
     start: dict[str, np.ndarray] | None = None,
+    dropout: Sequence[float] = DROPOUT,
+    learning_rate: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Weights of `EvidenceNetwork`, by cross entropy on stretches of the examples.
 
+    examples: as `prepare` gives them, in the order of `VARIANTS`.
     start: weights to go on from, of as many units or fewer; those added say nothing at first.
+    dropout: of the features and of what the first layer says.
+    learning_rate: at its peak; None: higher without a start than with one.
     A third of the stretches begin where the recording begins, as a conversation does. In a fifth the
     other party comes from another dialogue or is not heard at all: who talks must not follow from the
     other's turns alone.
@@ -188,13 +197,16 @@ def train(
 
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    network = _network(units)
+    network = _network(units, dropout)
     peak, warm_up = PEAK_LEARNING_RATE, WARM_UP
     if start is not None:
         _take_over(network, start)
         peak, warm_up = PEAK_LEARNING_RATE_FROM_START, WARM_UP_FROM_START
+    peak = learning_rate or peak
     optimiser = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=warm_up)
+    shares = np.append(np.resize(VARIANT_SHARES, len(examples)), 0.0)
+    shares /= shares.sum()
     examples = [*examples, _silence(2 * STRETCH_CHUNKS)]
     targets, weights = (
         [
@@ -205,7 +217,7 @@ def train(
     )
 
     def draw_stretch(party: int, silent: float = 0.0) -> tuple[int, int, slice]:
-        number = len(examples) - 1 if random.random() < silent else int(random.integers(len(examples)))
+        number = len(examples) - 1 if random.random() < silent else int(random.choice(len(examples), p=shares))
         last = examples[number][0].shape[1] - STRETCH_CHUNKS
         start = 0 if random.random() < 0.3 else int(random.integers(last))
         return number, party, slice(start, start + STRETCH_CHUNKS)
@@ -234,7 +246,7 @@ def train(
     return network.eval().weights()
 
 
-def _network(units: Sequence[int]):
+def _network(units: Sequence[int], dropout: Sequence[float]):
     """`EvidenceNetwork` in torch, of so many units: features [2 * pairs, chunks, FEATURES], the parties of a pair
     one after the other, to log odds [2 * pairs, chunks, 2]."""
     import torch
@@ -248,12 +260,12 @@ def _network(units: Sequence[int]):
             self.alone = torch.nn.GRU(inputs, alone, batch_first=True)
             self.both = torch.nn.GRU(2 * alone, both, batch_first=True)
             self.out = torch.nn.Linear(both, 2)
-            self.dropout = torch.nn.Dropout(0.1)
+            self.dropouts = torch.nn.ModuleList(torch.nn.Dropout(share) for share in dropout)
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            own = self.alone(torch.relu(self.input(self.dropout(features))))[0]
+            own = self.alone(torch.relu(self.input(self.dropouts[0](features))))[0]
             other = own.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-            return self.out(self.both(self.dropout(torch.cat([own, other], dim=2)))[0])
+            return self.out(self.both(self.dropouts[1](torch.cat([own, other], dim=2)))[0])
 
         def weights(self) -> dict[str, np.ndarray]:
             tensors = {"input_weight": self.input.weight.T, "input_bias": self.input.bias}
@@ -320,6 +332,9 @@ def main() -> None:
     parser.add_argument("--units", type=int, nargs=3, default=UNITS, help="of the three layers (96 128 96)")
     parser.add_argument("--start", type=Path, help="go on from the weights in this file, of as many units or fewer")
     default = Path(speech_evidence.__file__).with_name(speech_evidence.WEIGHTS_FILE)
+    parser.add_argument("--keep", type=float, default=0.0, help="the start's share in the mean that is written (0)")
+    parser.add_argument("--dropout", type=float, nargs=2, default=DROPOUT, help="of features, of the first layer")
+    parser.add_argument("--learning-rate", type=float, help="at its peak")
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
     examples = prepare(load_dialogues(arguments.data), arguments.dialogues, arguments.features)
@@ -327,7 +342,18 @@ def main() -> None:
     if arguments.start is not None:
         with np.load(arguments.start) as file:
             start = dict(file)
-    np.savez(arguments.out, **train(examples, arguments.steps, units=arguments.units, start=start))
+    weights = train(
+        examples,
+        arguments.steps,
+        units=arguments.units,
+        start=start,
+        dropout=arguments.dropout,
+        learning_rate=arguments.learning_rate,
+    )
+    if start is not None and arguments.keep:
+        # Halfway between two networks of which one grew from the other less is learned by heart.
+        weights = {name: (1.0 - arguments.keep) * new + arguments.keep * start[name] for name, new in weights.items()}
+    np.savez(arguments.out, **weights)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Recipe:
     ema: float = 0.995
     draws: int = 4
     history_dropped: float = 0.15
-    history_noise: float = 0.5
+    history_noise: float = 0.1
     astray: float = 3.0
     partner_seen: float = 0.15
     foresight: float = 0.2

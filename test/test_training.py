@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from timar_ros.learn import train
 from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, draw_open_turns, draw_window, load_conversations
 from timar_ros.learn.generate import generate
+from timar_ros.learn.wandering import wandered
 from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
 from timar_ros.model.checkpoint import load_policy
 from timar_ros.model.config import NetworkConfig
@@ -221,7 +223,7 @@ def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path
     assert [CHANNELS[i] for i in np.flatnonzero(conversation.known)] == ["headRoll", "headPitch", "headYaw", "jawOpen"]
     assert np.allclose(conversation.motion[1, :, JAW], pose[:, 3] / 0.35, atol=1e-3)
     before = train.Run(tmp_path / "run", NetworkConfig(width=32, blocks=1, heads=2), train.Recipe(), [conversation])
-    parts = train.Objective(before.network, train.Recipe(), conversation.known)(
+    parts = train.Objective(before.network, train.Recipe(), [conversation])(
         [draw_window(np.random.default_rng(0), [conversation], 60, 2, 25, clean=True)], np.random.default_rng(0)
     )[1]
     assert (
@@ -265,7 +267,7 @@ def test_windows_that_begin_astray_come_back(data):
     recipe = train.Recipe(astray=50.0, history_noise=0.0, history_dropped=0.0)
     rng = np.random.default_rng(1)
     windows = [draw_window(rng, conversations, 100, 2, 25, clean=True) for _ in range(8)]
-    batch = train.make_batch(windows, network, recipe, rng)
+    batch = train.make_batch(windows, network, recipe, rng, train.find_ways_back(network, conversations))
     inputs, frame, target, masked = batch.inputs, batch.frame, batch.target, batch.masked
     given = inputs.own_motion[:, :100, 0].numpy()  # roll, which never moves in this data
     strayed = np.abs(given[:, 0]) > 1.0
@@ -277,6 +279,46 @@ def test_windows_that_begin_astray_come_back(data):
     for slot in slots:
         reached = inputs.basis[row, 100 + slot, 0] + target[row, slot, 0]
         assert float(reached) == pytest.approx(given[row, int(frame[row, 100 + slot])], abs=1e-3)
+
+
+def test_a_wanderers_deviation_dies_away_while_the_person_goes_on(data):
+    """With another's motion as the past, the target is the person's plus what remains of the deviation."""
+    (conversation, _) = load_conversations(data, jobs=1)
+    pitch = CHANNELS.index("headPitch")
+    sway = np.cumsum(np.random.default_rng(6).normal(0.0, 0.01, conversation.motion.shape[:2]), axis=1)
+    motion = conversation.motion.copy()
+    motion[:, :, pitch] = sway - sway.mean(axis=1, keepdims=True)
+    drawn = motion + np.float32(0.1) * (np.arange(55) == pitch)
+    conversation = replace(conversation, motion=motion, drawn=drawn.astype(np.float32))
+    network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
+    train.set_motion_units(network, [conversation])
+    ways_back = train.find_ways_back(network, [conversation])
+    remains = ways_back[0, :, pitch]
+    assert 0.0 < remains[20] < remains[1] <= 1.0 and not ways_back[:, :, JAW].any()
+    recipe = train.Recipe(astray=0.0, history_noise=0.0, history_dropped=0.0)
+    rng = np.random.default_rng(0)
+    windows = [draw_window(rng, [conversation], 100, 2, 25, clean=True, wandering=1.0) for _ in range(4)]
+    assert all(np.allclose(w.given[:, pitch] - w.motion[0, :, pitch], 0.1, atol=1e-5) for w in windows)
+    batch = train.make_batch(windows, network, recipe, rng, ways_back)
+    reached = network.from_change(batch.target, batch.inputs.basis[:, 100:], batch.inputs.lag[:, 100:])[..., pitch]
+    person = batch.motion[:, 100:, pitch]
+    asked = batch.masked & (batch.inputs.lag[:, 100:] > 0)
+    expected = 0.1 / network.motion_scale[pitch] * remains[batch.inputs.lag[:, 100:]]
+    torch.testing.assert_close((reached - person)[asked], expected[asked], atol=1e-4, rtol=1e-3)
+
+
+def test_a_policy_wanders_through_the_data_and_learns_from_where_it_got(data, tmp_path):
+    with pytest.raises(TimarError, match="give it as --start"):
+        train.run(arguments(data, tmp_path / "none", wandering=0.5))
+    train.run(arguments(data, tmp_path / "first", steps=2))
+    first = load_policy(tmp_path / "first" / "policy")
+    conversations = load_conversations(data, jobs=1)
+    drawn = [c.drawn for c in wandered(first, conversations, 0)]
+    assert all(track.shape == c.motion.shape for track, c in zip(drawn, conversations, strict=True))
+    assert not np.allclose(drawn[0], conversations[0].motion) and np.isfinite(drawn[0]).all()
+    assert np.array_equal(drawn[0], wandered(first, conversations, 0)[0].drawn)
+    args = arguments(data, tmp_path / "second", steps=2, wandering=0.5, start=str(tmp_path / "first" / "policy"))
+    assert train.run(args) == 0
 
 
 @pytest.fixture(scope="module")

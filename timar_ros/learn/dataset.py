@@ -35,7 +35,7 @@ class Conversation:
     """Two parties' voices [2, n] int16 and motion [2, T, 55] float32, with the first frame of each turn.
 
     `known` [55] bool says which channels the motion tells of; the others are 0. `nod_ahead` [2, T] bool: a nod of the
-    party begins within the next NOD_AHEAD_FRAMES frames.
+    party begins within the next NOD_AHEAD_FRAMES frames. `drawn` [2, T, 55]: what a policy drew there, if one did.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Conversation:
     known: np.ndarray
     turn_starts: np.ndarray
     nod_ahead: np.ndarray
+    drawn: np.ndarray | None = None
 
     @property
     def frames(self) -> int:
@@ -201,7 +202,8 @@ def draw_open_turns(
 class Window:
     """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns.
 
-    The own voice runs `lookahead` frames ahead of everything else. `nod_ahead` [T] is the party's own.
+    The own voice runs `lookahead` frames ahead of everything else. `nod_ahead` [T] is the party's own. `given` [T, 55]
+    is the motion that the party remembers: its own, or what a policy drew in its place.
     """
 
     voices: np.ndarray
@@ -210,6 +212,7 @@ class Window:
     turn_starts: np.ndarray
     open_turns: OpenTurns
     nod_ahead: np.ndarray
+    given: np.ndarray
     lookahead: int = 0
 
 
@@ -221,11 +224,16 @@ def draw_window(
     max_turn_frames: int,
     clean: bool = False,
     most_lookahead: int = 0,
+    wandering: float = 0.0,
 ) -> Window:
     """One window of a random conversation from the view of a random party, its sound degraded unless `clean`.
 
-    The own voice runs ahead by 0 to `most_lookahead` frames, each as likely.
+    The own voice runs ahead by 0 to `most_lookahead` frames, each as likely. With the probability `wandering` it is one
+    in which a policy wandered, and what that drew is given.
     """
+    lived = rng.random() < wandering
+    if lived:
+        conversations = [conversation for conversation in conversations if conversation.drawn is not None]
     weights = np.array([max(conversation.frames - frames, 0) for conversation in conversations], float)
     if not weights.any():
         raise TimarError(
@@ -253,6 +261,7 @@ def draw_window(
         turn_starts=inside,
         open_turns=draw_open_turns(rng, inside, frames, groups, max_turn_frames),
         nod_ahead=conversation.nod_ahead[order[0], start : start + frames],
+        given=(conversation.drawn if lived else conversation.motion)[order[0], start : start + frames],
         lookahead=lookahead,
     )
 

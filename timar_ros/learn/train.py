@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
+from timar_ros.learn.wandering import wandered
 from timar_ros.learn.watching import write_sample_video
 from timar_ros.learn.window_attention import WindowAttention, may_attend
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
@@ -54,6 +55,9 @@ NOISE_FRAMES = 1.0
 
 # A part of the windows begins where no person was and comes back with this time constant.
 ASTRAY_SHARE, RETURN_FRAMES, SLOW_FRAMES = 0.4, 40.0, 8
+
+# From how many conversations it is learned how deviations go on.
+WAYS_BACK_OF = 40
 
 # What a run is measured by meanwhile: the same windows each time.
 LOOK_WINDOWS, LOOK_SEED = 12, 0
@@ -83,11 +87,13 @@ class Recipe:
     ema: float = 0.995
     draws: int = 4
     history_dropped: float = 0.15
-    history_noise: float = 0.1
+    history_noise: float = 0.5
     astray: float = 3.0
     partner_seen: float = 0.15
     foresight: float = 0.2
     lips: float = 0.5
+    wandering: float = 0.0
+    wandering_conversations: int = 48
     seed: int = 0
 
 
@@ -113,8 +119,13 @@ class Batch:
     nod_ahead: Tensor
 
 
-def make_batch(windows: list[Window], network: TimarNetwork, recipe: Recipe, rng: np.random.Generator) -> Batch:
-    """Windows with what training does to them: noise on the history, histories dropped, partners' faces shown."""
+def make_batch(
+    windows: list[Window], network: TimarNetwork, recipe: Recipe, rng: np.random.Generator, ways_back: Tensor
+) -> Batch:
+    """Windows with what training does to them: noise on the history, histories dropped, partners' faces shown.
+
+    `ways_back` is of `find_ways_back`.
+    """
 
     device = network.motion_mean.device
 
@@ -131,6 +142,7 @@ def make_batch(windows: list[Window], network: TimarNetwork, recipe: Recipe, rng
     batch, frames = len(windows), windows[0].motion.shape[1]
     speech = log_mel(stack([window.voices for window in windows]))
     motion = network.normalise(stack([window.motion for window in windows]))
+    strayed = network.normalise(stack([window.given for window in windows])) - motion[:, 0]
     heard = stack([window.heard for window in windows])
     turns = [window.open_turns for window in windows]
     frame = stack([np.concatenate([np.arange(frames), turn.frame]) for turn in turns])
@@ -150,13 +162,16 @@ def make_batch(windows: list[Window], network: TimarNetwork, recipe: Recipe, rng
     motion[:, 0] += astray * network.motion_kept[SLOW_FRAMES] * way_back
     # Live, what was drawn before is not quite what a person would have done; the network learns to come back from it.
     noise = normal(batch, frames, motion.shape[-1]) * uniform(recipe.history_noise)
-    given = motion[:, 0] + network.motion_step[1] * noise
+    given = motion[:, 0] + strayed + network.motion_step[1] * noise
     last = stack([turn.basis for turn in turns])
     known = (last >= 0) & ~drop
     lag = torch.where(known, frame[:, frames:] - last, 0)
     newest, before = given[rows, last.clamp(min=0)], given[rows, (last - 1).clamp(min=0)]
     basis = torch.cat([newest, (newest - before) / network.motion_step[1]], dim=2) * known[..., None]
-    target = network.to_change(copied(motion[:, 0])[:, frames:], basis, lag)
+    # What strayed comes back as the channel's own deviations do, while the person goes on.
+    last_strayed, before_strayed = strayed[rows, last.clamp(min=0)], strayed[rows, (last - 1).clamp(min=0)]
+    remains = ways_back[0, lag] * last_strayed + ways_back[1, lag] * (last_strayed - before_strayed)
+    target = network.to_change(copied(motion[:, 0])[:, frames:] + remains * known[..., None], basis, lag)
     to_draw = torch.cat([torch.zeros_like(masked[:, :1]).expand(-1, frames), masked], dim=1)
     starts = [
         np.maximum.accumulate(np.where(np.isin(np.arange(frames), w.turn_starts), np.arange(frames), 0))
@@ -193,18 +208,18 @@ class Objective(nn.Module):
     back in the other's voice. One the mouth's shapes, of every frame and not of those to be drawn alone: they are not
     shown to the network, so that it has to hear them.
 
-    Args:
-        known: [55] bool, the channels that the data tells of; of the others nothing is learned.
+    Of channels that the conversations do not tell of nothing is learned.
     """
 
-    def __init__(self, network: TimarNetwork, recipe: Recipe, known: np.ndarray | None = None) -> None:
+    def __init__(self, network: TimarNetwork, recipe: Recipe, conversations: list[Conversation]) -> None:
         super().__init__()
         self.network = network
+        known, ways_back = known_channels(conversations), find_ways_back(network, conversations)
         self.foresight = nn.Linear(network.config.width, 1)
         self.lips = nn.Linear(network.config.width, len(CHANNELS))
+        self.register_buffer("ways_back", ways_back)
         self._recipe = recipe
         self._schedule = make_schedule()
-        known = np.ones(len(CHANNELS), bool) if known is None else known
         self._lips = np.flatnonzero(MOUTH & known).tolist()
         channels = np.arange(len(CHANNELS))
         groups = {"head": channels < len(HEAD_CHANNELS), "jaw": channels == JAW, "face": channels >= len(HEAD_CHANNELS)}
@@ -213,7 +228,7 @@ class Objective(nn.Module):
     def forward(self, windows: list[Window], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, and its parts for the log."""
         network, schedule, draws = self.network, self._schedule, self._recipe.draws
-        batch = make_batch(windows, network, self._recipe, rng)
+        batch = make_batch(windows, network, self._recipe, rng, self.ways_back)
         target, masked = batch.target, batch.masked
         device, dtype, history = target.device, torch.bfloat16, batch.frame.shape[1] - masked.shape[1]
         attend = WindowAttention(batch.may, history, network.config.max_turn_frames, dtype)
@@ -298,6 +313,7 @@ def batches(
                     groups,
                     config.max_turn_frames,
                     most_lookahead=config.max_lookahead_frames,
+                    wandering=recipe.wandering,
                 )
                 for _ in range(recipe.batch if short else max(1, recipe.batch // 2))
             ]
@@ -342,6 +358,26 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
         network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
 
 
+def find_ways_back(network: TimarNetwork, conversations: list[Conversation]) -> Tensor:
+    """[2, lags, 55] how a deviation goes on after so many frames: shares of it and of its last change, by regression.
+
+    Both are 0 for the mouth, whose past is not shown.
+    """
+    mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
+    tracks = [(track - mean) / scale for conversation in conversations[:WAYS_BACK_OF] for track in conversation.motion]
+    ways = np.zeros((2, len(network.motion_step), len(CHANNELS)), np.float32)
+    for lag in range(1, ways.shape[1]):
+        value, change, later = (
+            np.concatenate(parts)
+            for parts in zip(*((t[1:-lag], np.diff(t[:-lag], axis=0), t[1 + lag :]) for t in tracks), strict=True)
+        )
+        vv, vc, cc = (value * value).mean(0), (value * change).mean(0), (change * change).mean(0)
+        vl, cl, det = (value * later).mean(0), (change * later).mean(0), vv * cc - vc * vc
+        solved = np.stack([cc * vl - vc * cl, vv * cl - vc * vl]) / np.maximum(det, 1e-9)
+        ways[:, lag] = np.where(MOUTH | (det < 1e-6), 0.0, solved.clip(-1.0, [[1.0], [25.0]]))
+    return torch.from_numpy(ways)
+
+
 class Run:
     """A training run in a folder: checkpoint.pt to go on from, metrics.csv, and the policy of the EMA weights."""
 
@@ -363,7 +399,7 @@ class Run:
         if start is not None:
             self.network.load_state_dict(start.network.state_dict())  # units and shown channels are set below
         set_motion_units(self.network, conversations)
-        self.objective = Objective(self.network, recipe, known_channels(conversations)).to(self.workers.device)
+        self.objective = Objective(self.network, recipe, conversations).to(self.workers.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
         )
@@ -419,7 +455,7 @@ class Run:
                 draw_window(rng, held_out, recipe.short_window_frames, recipe.short_open_groups, longest)
                 for _ in range(LOOK_WINDOWS)
             ]
-            objective = Objective(network, recipe, known_channels(held_out))
+            objective = Objective(network, recipe, held_out)
             objective.foresight, objective.lips = self.objective.foresight, self.objective.lips
             with torch.no_grad():
                 loss, parts = objective(windows, rng)
@@ -536,6 +572,11 @@ def run(args: argparse.Namespace) -> int:
         held_out = load_conversations(args.held_out, expression) if args.held_out else None
         if not workers.rank:
             workers.wait_for_first()
+        if recipe.wandering:
+            if start is None:
+                raise TimarError("--wandering needs a policy that wanders; give it as --start")
+            count = recipe.wandering_conversations
+            conversations = wandered(start, conversations[:count], recipe.seed) + conversations[count:]
         training = Run(args.out, config, recipe, conversations, workers, start)
         training.resume()
         training.train(conversations, args.until, held_out, args.look_every)

@@ -1,0 +1,76 @@
+"""Where a policy wanders when it lives on its own motion, as histories to learn the way back from.
+
+A network that was only shown what people did knows nothing of its own small errors; fed back frame after frame, they
+carry the head to where no person was, and the better it uses its past the further. So a policy is let run over
+conversations, beginning anew every few seconds, and is then trained with the motion it drew as its past (DAgger, Ross
+et al. 2011): to do there what the person did, while the deviation dies away as the channel's own deviations do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from timar_ros.learn.dataset import Conversation
+from timar_ros.model.checkpoint import Policy
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.stream.floor import Floor
+from timar_ros.stream.frames import Frame
+from timar_ros.stream.policy import Hop, PolicyBatch, Sampling
+from timar_ros.stream.turns import TurnBoundary
+
+HOP_FRAMES = 2
+RUN_FRAMES = (100, 400)  # least and most between two beginnings
+TOGETHER = 4  # conversations in one batch
+
+
+def wander(policy: Policy, conversations: Sequence[Conversation], sampling: Sampling, seed: int) -> list[np.ndarray]:
+    """Let a policy live through conversations as either party; their turns are taken as known.
+
+    Returns:
+        For each conversation the motion that it drew, [2, T, 55] float32; a last frame without a hop is the people's.
+    """
+    rng = np.random.default_rng(seed)
+    streams = [(conversation, party) for conversation in conversations for party in (0, 1)]
+    seeds = [int(s) for s in rng.integers(2**31, size=len(streams))]
+    batch = PolicyBatch(policy, seeds, "cpu", sampling, hop_frames=HOP_FRAMES)
+    drawn = [conversation.motion.copy() for conversation in conversations]
+    anew = rng.integers(*RUN_FRAMES, len(streams))
+    for first in range(0, max(c.frames for c in conversations) - HOP_FRAMES + 1, HOP_FRAMES):
+        hops: list[Hop | None] = []
+        for stream, (conversation, party) in enumerate(streams):
+            if first + HOP_FRAMES > conversation.frames:
+                hops.append(None)
+                continue
+            if first >= anew[stream]:
+                batch.reset(stream)
+                anew[stream] = first + rng.integers(*RUN_FRAMES)
+            hops.append(_hop(conversation, party, first))
+        for stream, motion in enumerate(batch.step(hops)):
+            if motion is not None:
+                drawn[stream // 2][stream % 2, first : first + HOP_FRAMES] = motion
+    return drawn
+
+
+def wandered(policy: Policy, conversations: Sequence[Conversation], seed: int) -> list[Conversation]:
+    """The conversations with what the policy drew in them, by its own sampling, on all cores."""
+    sampling = Sampling.from_policy(policy)
+    groups = [conversations[k : k + TOGETHER] for k in range(0, len(conversations), TOGETHER)]
+    pending = joblib.Parallel(n_jobs=-1, return_as="generator")(
+        joblib.delayed(wander)(policy, group, sampling, seed + k) for k, group in enumerate(groups)
+    )
+    drawn = [motion for motions in tqdm(pending, total=len(groups), desc="wandering") for motion in motions]
+    return [replace(c, drawn=motion) for c, motion in zip(conversations, drawn, strict=True)]
+
+
+def _hop(conversation: Conversation, party: int, first: int) -> Hop:
+    voices = conversation.voices[[party, 1 - party], first * FRAME_SAMPLES : (first + HOP_FRAMES) * FRAME_SAMPLES]
+    own, partner = (voices / np.float32(32768)).reshape(2, HOP_FRAMES, FRAME_SAMPLES)
+    frames = [Frame(first + k, (first + k) * FRAME_NS, own[k], partner[k], True, True) for k in range(HOP_FRAMES)]
+    starts = conversation.turn_starts
+    inside = starts[(starts >= first) & (starts < first + HOP_FRAMES)]
+    return Hop(frames, [TurnBoundary(int(start), "floor", Floor.NOBODY) for start in inside])

@@ -11,7 +11,7 @@ from timar_ros.learn.window_attention import by_tokens, may_attend
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
-from timar_ros.model.features import CONTEXT_SAMPLES, log_mel
+from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, log_mel
 from timar_ros.model.network import FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
@@ -241,7 +241,7 @@ def test_distances_alone_count_however_long_the_conversation():
     def z(first: int) -> torch.Tensor:
         g = torch.Generator().manual_seed(2)
         inputs = FrameInputs(
-            *(torch.randn(1, frames, 160, generator=g) for _ in range(2)),
+            *(torch.randn(1, frames, FEATURES_PER_FRAME, generator=g) for _ in range(2)),
             *(torch.ones(1, frames, dtype=torch.bool) for _ in range(2)),
             torch.randn(1, frames, 55, generator=g),
             torch.arange(frames)[None] < 18,

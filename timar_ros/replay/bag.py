@@ -693,9 +693,9 @@ def _signal(messages: list[tuple[int, SignalMessage]], wanted: tuple[str, ...] |
     )
 
 
-def _jaw(messages: list[tuple[int, Any]]) -> Signal | None:
+def _jaw(messages: list[tuple[int, SignalMessage]]) -> Signal | None:
     """The jaw's joint in joint states, in which it may come beside the neck's or by itself."""
-    for names in {names: None for _, (_, names, _) in messages}:
+    for names in {message.names: None for _, message in messages}:
         for name in names:
             if "jaw" in name.lower():
                 return _signal(messages, (name,))

@@ -15,6 +15,7 @@ alone, so that a replay gives the same bits:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
@@ -25,7 +26,7 @@ from timar_ros.rates import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE
 
 LONGEST_DELAY_S = 1.0
 """Beyond this an echo is not looked for: a speaker node's delay, its device and the room."""
-_BLOCK = 160
+_BLOCK = 320
 _SILENCE = 1e-9
 """Mean square below which a voice is not there (-90 dB re full scale)."""
 
@@ -78,39 +79,55 @@ class DelayTracker:
 
 
 class EchoFilter:
-    """Learns the way from a reference to the microphone, block by block of 10 ms.
+    """Learns the way from a reference to the microphone, block by block of 20 ms.
+
+    The loudspeaker's part of it is a polynomial without memory (Guerin, Faucon & Le Bouquin-Jeannes 2003), for one
+    that is driven hard bends the loud: a linear filter alone leaves -14 to -16 dB of what tanh makes of a voice.
 
     Args:
-        partitions: blocks of 10 ms that the response may last.
+        partitions: blocks of 20 ms that the response may last.
     """
 
-    KEEP = 0.99997
+    KEEP = 0.99994
     """How much of the response stays the same from block to block. With less, the filter learns the partner's voice."""
-    NEIGHBOURS = (0.25, 0.5, 0.25)
-    """Over which frequencies what is not echo is smoothed."""
+    NEIGHBOURS = np.full(17, 1 / 17, np.float32)
+    """Over which frequencies what is not echo is smoothed: 425 Hz."""
+    PASSES = 2
+    """How often it learns from each block: what is left after the first time is seldom the partner alone."""
     CHANGED = 0.1
     """How much of the response, in power, may be another after `doubt`."""
-    PRIOR_DECAY_DB = 0.5
+    PRIOR_DECAY_DB = 1.0
     """Before anything is known, the variance of the response's spectrum falls so much with every block."""
     PRIOR_MARGIN = 3.0
     """Times what was heard: how loud an echo that variance allows."""
+    BENDS = 2
+    """Odd powers of the own voice's samples beside themselves: up to the fifth."""
+    BENT_MEMORY = 0.998
+    """Of what the powers' parts are found from, from block to block: 10 s of own speech."""
+    STRAIGHT = 1e-4
+    """How much, against the own voice's energy, speaks for a loudspeaker that does not bend."""
+    FULL_SCALE = (0.25, 1.25)
+    """What a sample of 1 may come out as."""
 
-    def __init__(self, partitions: int = 30) -> None:
+    def __init__(self, partitions: int = 15) -> None:
         bins = _BLOCK + 1
-        self._response = np.zeros((partitions, bins), np.complex128)
-        decay = 10.0 ** (-self.PRIOR_DECAY_DB / 10 * np.arange(partitions))
+        self._response = np.zeros((partitions, bins), np.complex64)
+        decay = (10.0 ** (-self.PRIOR_DECAY_DB / 10 * np.arange(partitions))).astype(np.float32)
         self._variance = np.repeat(decay[:, None], bins, axis=1)
-        self._disturbance = np.full(bins, 1e-8)
-        self._kept: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=2)
+        self._disturbance = np.full(bins, 1e-8, np.float32)
+        self._bends = np.zeros(self.BENDS, np.float32)
+        self._products = np.zeros((1 + self.BENDS, 2 + self.BENDS))
+        self._powers = np.zeros((1 + self.BENDS, partitions, bins), np.complex64)
+        self._kept: deque[tuple[np.ndarray, ...]] = deque(maxlen=2)
         self.remember()
 
     def remember(self) -> None:
         """Keep what was learned, for `recall`."""
-        self._kept.append((self._response.copy(), self._variance.copy()))
+        self._kept.append(tuple(part.copy() for part in (self._response, self._variance, self._bends, self._products)))
 
     def recall(self) -> None:
         """Know again what was known the time before it was last told to remember, and nothing since."""
-        self._response, self._variance = (part.copy() for part in self._kept[0])
+        self._response, self._variance, self._bends, self._products = (part.copy() for part in self._kept[0])
         self.doubt()
 
     def doubt(self) -> None:
@@ -120,50 +137,95 @@ class EchoFilter:
     def expect(self, microphone: np.ndarray, reference: np.ndarray) -> None:
         """Before anything is learned: how loud an echo, and how loud all else, may be in such sound (each [n])."""
         blocks = microphone[: len(microphone) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
-        self._disturbance = (np.abs(np.fft.rfft(blocks, 2 * _BLOCK)) ** 2).mean(axis=0) + 1e-8
-        coupling = np.square(microphone).mean() / (np.square(reference).mean() + _SILENCE)
-        self._variance *= min(1.0, self.PRIOR_MARGIN * coupling / self._variance[:, 0].sum())
+        self._disturbance = np.square(np.abs(scipy.fft.rfft(blocks, 2 * _BLOCK))).mean(axis=0).astype(np.float32) + 1e-8
+        coupling = float(np.square(microphone).mean() / (np.square(reference).mean() + _SILENCE))
+        self._variance *= min(1.0, self.PRIOR_MARGIN * coupling / float(self._variance[:, 0].sum()))
 
     @property
     def samples(self) -> int:
-        """Reference samples that a block needs: the block itself and all before that may echo in it."""
-        return (len(self._response) + 1) * _BLOCK
+        """Reference samples before a block that may echo in it, and of which `line_up` is to be told."""
+        return (self._response.shape[0] + 1) * _BLOCK
+
+    def line_up(self, reference: np.ndarray) -> None:
+        """The reference [`samples`] until where the next block begins."""
+        windows = np.lib.stride_tricks.sliding_window_view(reference, 2 * _BLOCK)[::_BLOCK][::-1]
+        self._powers = self._spectra(windows)
 
     def __call__(self, microphone: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """The echo in a block of the microphone [160], learning from it.
+        """The echo in the next block of the microphone [320], learning from it.
 
         Args:
-            reference: [`samples`], its last 160 samples at the microphone's time.
+            reference: [640], its last 320 samples at the microphone's time.
         """
-        far = self._far(reference)
-        echo = self._echo(far)
-        error = np.fft.rfft(np.concatenate([np.zeros(_BLOCK), microphone - echo]))
-        uncertain = (self._variance * np.abs(far) ** 2).sum(axis=0)
-        present = np.abs(error) ** 2
-        self._disturbance += 0.2 * (present - self._disturbance)
-        # The present as well, as the partner may just begin; and the neighbours, for between a voice's harmonics.
-        other = np.convolve(np.maximum(self._disturbance, present), self.NEIGHBOURS, "same")
-        # Half: an overlap-save block holds as much of the past as of the present.
-        gain = self._variance * far.conj() / (0.5 * uncertain + other + 1e-10)
-        step = np.fft.irfft(gain * error, axis=1)
-        step[:, _BLOCK:] = 0.0
-        learned = np.clip((gain * far).real, 0.0, 2.0)
-        self._response = self.KEEP * (self._response + np.fft.rfft(step, axis=1))
-        self._variance *= self.KEEP**2 * (1.0 - 0.5 * learned)
+        far = self._hear(reference)
+        parts = scipy.fft.irfft((self._powers * self._response).sum(axis=1), axis=1)[:, _BLOCK:]
+        echo = parts[0] + self._bends @ parts[1:]
+        power = np.square(far.real) + np.square(far.imag)
+        rest = microphone - echo
+        for again in range(self.PASSES):
+            if again:
+                rest = microphone - self._echo(far)
+            error = _behind_zeros(rest)
+            present = np.square(error.real) + np.square(error.imag)
+            if not again:
+                self._disturbance += 0.36 * (present - self._disturbance)
+            # The present as well, as the partner may just begin.
+            other = np.convolve(np.maximum(self._disturbance, present), self.NEIGHBOURS, "same")
+            # Half: an overlap-save block holds as much of the past as of the present.
+            sureness = 1.0 / (0.5 * (self._variance * power).sum(axis=0) + other + 1e-10)
+            step = scipy.fft.irfft(self._variance * far.conj() * (sureness * error), axis=1)
+            step[:, _BLOCK:] = 0.0
+            self._response = self._response + scipy.fft.rfft(step, axis=1)
+            self._variance *= 1.0 - 0.5 * np.minimum(self._variance * power * sureness, 2.0)
+        self._response *= self.KEEP
+        self._variance *= self.KEEP**2
         self._variance += (1.0 - self.KEEP**2) * np.abs(self._response) ** 2
+        self._learn_bends(parts, microphone)
         return echo
 
     def predict(self, reference: np.ndarray) -> np.ndarray:
         """The echo as above, without learning."""
-        return self._echo(self._far(reference))
+        return self._echo(self._hear(reference))
 
-    @staticmethod
-    def _far(reference: np.ndarray) -> np.ndarray:
-        windows = np.lib.stride_tricks.sliding_window_view(reference, 2 * _BLOCK)[::_BLOCK][::-1]
-        return np.fft.rfft(windows, axis=1)
+    def _hear(self, reference: np.ndarray) -> np.ndarray:
+        """Spectra [partitions, bins] of what the loudspeaker made of the reference, the newest first."""
+        self._powers = np.concatenate([self._spectra(reference[None]), self._powers[:, :-1]], axis=1)
+        return self._powers[0] + np.tensordot(self._bends, self._powers[1:], 1)
+
+    def _spectra(self, windows: np.ndarray) -> np.ndarray:
+        """[1 + powers, windows, bins]"""
+        squared = np.square(windows)
+        powers = [windows]
+        while len(powers) < len(self._powers):
+            powers.append(powers[-1] * squared)
+        return scipy.fft.rfft(np.stack(powers), axis=2)
 
     def _echo(self, far: np.ndarray) -> np.ndarray:
-        return np.fft.irfft((far * self._response).sum(axis=0))[_BLOCK:]
+        return scipy.fft.irfft((far * self._response).sum(axis=0))[_BLOCK:]
+
+    def _learn_bends(self, parts: np.ndarray, microphone: np.ndarray) -> None:
+        """How much of each power the microphone holds, by recursive least squares where all else is soft.
+
+        parts: [1 + powers, 320] of the echo, were each alone what the loudspeaker makes of the own voice.
+        """
+        spectra = _behind_zeros(np.concatenate([parts, microphone[None]]))
+        weight = 1.0 / (np.convolve(self._disturbance, self.NEIGHBOURS, "same") + 1e-10)
+        products = ((spectra[:-1].conj() * weight) @ spectra.T).real.astype(np.float64)
+        if products[0, 0] < 0.1 * len(weight):
+            return  # no echo to speak of
+        self._products = self.BENT_MEMORY * self._products + products
+        straight = self.STRAIGHT * self._products[0, 0] * np.eye(len(parts))
+        straight[0, 0] = 0.0
+        found = np.linalg.solve(self._products[:, :-1] + straight + 1e-3 * np.eye(len(parts)), self._products[:, -1])
+        if found[0] > 0.3:
+            bends = found[1:] / found[0]
+            bends *= np.clip(bends.sum(), *(v - 1.0 for v in self.FULL_SCALE)) / (bends.sum() or 1.0)
+            self._bends = bends.astype(np.float32)
+
+
+def _behind_zeros(blocks: np.ndarray) -> np.ndarray:
+    """Spectra of blocks [.., 320] with as many zeros before them."""
+    return scipy.fft.rfft(np.concatenate([np.zeros_like(blocks), blocks], axis=-1), axis=-1)
 
 
 class Background:
@@ -176,9 +238,9 @@ class Background:
     QUANTILE = 0.1
     QUIET = 2.0
     """Times the quantile's power: blocks up to that are background."""
-    MEMORY_BLOCKS = 1200
+    MEMORY_BLOCKS = 600
     ORDER = 16
-    LEARN = 0.02
+    LEARN = 0.04
 
     def __init__(self) -> None:
         self._powers: deque[float] = deque(maxlen=self.MEMORY_BLOCKS)
@@ -195,10 +257,10 @@ class Background:
         return max(float(self._correlation[0]), _SILENCE)
 
     def learn(self, samples: np.ndarray) -> None:
-        """Take in a block [160] of the channel, whatever it holds."""
+        """Take in a block [320] of the channel, whatever it holds."""
         self._powers.append(float(np.square(samples).mean()))
         self._seen += 1
-        if self._seen % 20 == 0:
+        if self._seen % 10 == 0:
             self._limit = self.QUIET * float(np.quantile(self._powers, self.QUANTILE))
             self._model()
         if self._powers[-1] <= self._limit:
@@ -232,46 +294,46 @@ class EchoCanceller:
         active: whether the canceller works on what passes.
     """
 
-    MARGIN = 2 * _BLOCK
+    MARGIN = _BLOCK
     """How far into the filter's response the direct sound is placed: the tracker may be late by as much."""
-    WRONG = 0.5
-    """Deviation from 1 of the microphone's part along the filter's estimate (1: right, 0: wrong), beyond its error."""
+    WRONG = (0.35, 0.7)
+    """By how much the microphone's part along the filter's estimate (1: right, 0: wrong) may be lower or higher,
+    beyond its error: another delay makes it lower, only a louder loudspeaker higher, the partner by chance either."""
     RIGHT = 0.3
-    FITTING = 10
+    NEW = 100
+    """Blocks of echo in which a filter that is asked for more than it gives has only begun to learn."""
+    FITTING = 5
     """Blocks in a row that a filter which was wrong must fit to be right again."""
-    DOUBTED = 100
+    DOUBTED = 50
     """Blocks of echo in a row in which a filter was wrong that has to learn anew, as when the robot was moved."""
-    OFTEN = 25
-    """Blocks between two doubts of a filter that is behind."""
-    LONG_MEMORY = 0.98
-    BEHIND = 1.08
-    """The microphone's part along the estimate, over 500 ms, beyond which the filter has more to learn: it knows one
-    voice's frequencies, and another one speaks."""
-    AGAIN = 50
+    LONG_MEMORY = 0.96
+    AGAIN = 25
     """Blocks that are heard again once it is known how late the echo is; also how often the filter remembers."""
-    JUDGED = 60
+    ALIKE = 0.1
+    """By how much better, in correlation, the echo as expected must fit at another delay than the tracker's."""
+    JUDGED = 30
     """A filter that is so right over 500 ms, after so many blocks of echo, is no longer new."""
-    MEMORY = 0.9
+    MEMORY = 0.81
     """Of powers, from block to block: 100 ms."""
     INDEPENDENT = 100.0
     """Independent values in the speech of that time, by which the error of a mean product falls."""
-    SOFT = 3.0
+    SOFT = 2.5
     """Times the background: what is softer while the own voice sounds is not worth the risk."""
     LEARNED = 0.5
     """What the filter leaves of an echo once it is of use, as a part of the echo."""
     LEAK_QUANTILE = 0.15
     """What is left of the echo, as a part of it, is above this quantile where the partner speaks as well."""
     LEAKS = 200
-    """So many were measured lately, every 50 ms of echo."""
-    LEAK_MARGIN = 4.0
+    """So many were measured lately, every 40 ms of echo."""
+    LEAK_MARGIN = 2.2
     """Times the leak: what is softer is taken for what the filter left of the echo."""
-    LEAK_RANGE = (0.15, 0.4)
+    LEAK_RANGE = (0.015, 0.8)
     """In which that part of the echo lies."""
-    LEAK_BEHIND = 0.8
-    """The same while the filter is behind."""
+    LEAK_NEW = 8.0
+    """As long as a filter is new it is taken to leave at least this part of the echo over the blocks learned from."""
     LOUD = 4.0
     """Times the loudest echo to expect: what is louder is the partner, whatever the filter does."""
-    COUPLING_MEMORY = 0.995
+    COUPLING_MEMORY = 0.99
     PATIENCE_S = 3.0
     """Own speech in which an echo that is there is surely found."""
     AUDIBLE = 0.5
@@ -286,8 +348,8 @@ class EchoCanceller:
         self._background = Background()
         self._shift = 0  # samples by which the reference is set back
         self._lag: int | None = None  # that the shift was made for
-        self._own = np.zeros(round((LONGEST_DELAY_S + 0.4) * SAMPLE_RATE) + self.AGAIN * _BLOCK, np.float64)
-        self._heard = np.zeros(self.AGAIN * _BLOCK, np.float64)
+        self._own = np.zeros(round((LONGEST_DELAY_S + 0.4) * SAMPLE_RATE) + self.AGAIN * _BLOCK, np.float32)
+        self._heard = np.zeros(self.AGAIN * _BLOCK, np.float32)
         self._along = self._of = self._left = 0.0  # <echo, microphone>, <echo, echo>, <rest, rest>, forgetting
         self._echo_energy = self._own_energy = 0.0  # of what the filter was right about, forgetting
         self._own_powers: deque[float] = deque([0.0], maxlen=round(LONGEST_DELAY_S / FRAME_S))
@@ -346,19 +408,22 @@ class EchoCanceller:
         self._lag = lag
         self._listen_again()
 
-    def _again(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(microphone, reference) of the blocks heard last, before the present frame."""
+    def _again(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(microphone, reference) of the blocks heard last, before the present frame, with the filter lined up."""
         first = len(self._own) - FRAME_SAMPLES - len(self._heard)
-        return [
-            (self._heard[at : at + _BLOCK], self._reference(first + at + _BLOCK))
-            for at in range(0, len(self._heard), _BLOCK)
-        ]
+        self._filter.line_up(self._reference(first, self._filter.samples))
+        for at in range(0, len(self._heard), _BLOCK):
+            yield self._heard[at : at + _BLOCK], self._reference(first + at + _BLOCK)
 
     def _lateness(self) -> int:
         """By how many samples what was heard last is later than the filter expects it."""
         reach = DelayTracker.AGREE
         expected = np.concatenate([self._filter.predict(reference) for _, reference in self._again()])
-        return int(np.argmax(np.correlate(self._heard, expected[reach:-reach], "valid"))) - reach
+        expected = expected[reach:-reach]
+        fit = np.correlate(self._heard, expected, "valid")
+        latest = int(np.argmax(fit))
+        alike = fit / (np.sqrt(np.square(self._heard).sum() * np.square(expected).sum()) + _SILENCE)
+        return latest - reach if alike[latest] > alike[reach] + self.ALIKE else 0
 
     def _listen_again(self) -> None:
         """Learn and judge from what was heard last, now that it is lined up."""
@@ -369,9 +434,9 @@ class EchoCanceller:
             echo = self._filter(microphone, reference)
             self._judge(microphone, reference, echo, microphone - echo)
 
-    def _reference(self, end: int) -> np.ndarray:
+    def _reference(self, end: int, samples: int = 2 * _BLOCK) -> np.ndarray:
         end -= self._shift
-        return self._own[end - self._filter.samples : end]
+        return self._own[end - samples : end]
 
     def _count_own_speech(self, own: np.ndarray) -> None:
         self._own_powers.append(float(np.square(own).mean()))
@@ -401,9 +466,10 @@ class EchoCanceller:
             self._long_along = self.LONG_MEMORY * self._long_along + float(echo @ microphone)
             self._long_of = self.LONG_MEMORY * self._long_of + float(echo @ echo)
             error = 2.0 * np.sqrt(self._left / self._of / self.INDEPENDENT)
-            deviation = abs(self._along / self._of - 1.0)
+            deviation = self._along / self._of - 1.0
+            wrong = self.WRONG[deviation > 0.0 and self._trusted_blocks > self.NEW]
             if self._proven:
-                fits = deviation < self.WRONG + (error if self._trusted else 0.0)
+                fits = abs(deviation) < wrong + (error if self._trusted else 0.0)
                 self._fitting = self._fitting + 1 if fits else 0
                 self._trusted = fits and (self._trusted or self._fitting > self.FITTING)
                 self._doubted = 0 if self._trusted else self._doubted + 1
@@ -414,33 +480,28 @@ class EchoCanceller:
                 # The first time the echo must be seen to go, or the partner's voice be all that hides it.
                 self._judged += 1
                 right = self._judged > self.JUDGED and abs(self._long_along / self._long_of - 1.0) < self.RIGHT
-                alone = deviation < self.WRONG and self._left < self.LEARNED * self._of
+                alone = abs(deviation) < wrong and self._left < self.LEARNED * self._of
                 self._proven = self._trusted = alone or right
         heard = float(np.square(microphone).mean())
         if self._trusted and power > self.AUDIBLE * self._background.power:
             self._trusted_blocks += 1
-            if self._trusted_blocks % 5 == 0:
+            if self._trusted_blocks % 2 == 0:
                 self._leaks.append(self._left / self._of)
                 leak = sorted(self._leaks)[int(self.LEAK_QUANTILE * len(self._leaks))]
-                self._leak = min(max(self.LEAK_MARGIN * leak, self.LEAK_RANGE[0]), self.LEAK_RANGE[1])
+                least = max(self.LEAK_RANGE[0], self.LEAK_NEW / self._trusted_blocks)
+                self._leak = min(max(self.LEAK_MARGIN * leak, least), self.LEAK_RANGE[1])
             if self._trusted_blocks % self.AGAIN == 0:
                 self._filter.remember()
-            if self._is_behind() and self._trusted_blocks % self.OFTEN == 0:
-                self._filter.doubt()
             self._echo_energy = self.COUPLING_MEMORY * self._echo_energy + power
             self._own_energy = self.COUPLING_MEMORY * self._own_energy + float(np.square(reference[-_BLOCK:]).mean())
         if power > 0.5 * heard:
-            self._before += 0.01 * (heard - self._before)
-            self._after += 0.01 * (float(np.square(rest).mean()) - self._after)
-
-    def _is_behind(self) -> bool:
-        return self._long_along > self.BEHIND * self._long_of
+            self._before += 0.02 * (heard - self._before)
+            self._after += 0.02 * (float(np.square(rest).mean()) - self._after)
 
     def _is_rest_of_echo(self) -> bool:
         background = self._background.power * _BLOCK / (1.0 - self.MEMORY)
         audible = self._of > self.AUDIBLE * background
-        leak = self.LEAK_BEHIND if self._is_behind() else self._leak
-        return self._trusted and audible and self._left < max(leak * self._of, self.SOFT * background)
+        return self._trusted and audible and self._left < max(self._leak * self._of, self.SOFT * background)
 
     def _may_be_echo(self, microphone: np.ndarray) -> bool:
         """While the filter is wrong: all that comes while the own voice sounds in the room, unless it is too loud."""

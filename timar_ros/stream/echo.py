@@ -6,7 +6,8 @@ alone, so that a replay gives the same bits:
 - `DelayTracker`: how much later than its stamp the own voice comes back, by the generalised cross-correlation with
   phase transform (Knapp & Carter 1976) of the last second.
 - `EchoFilter`: a partitioned-block Kalman filter in the frequency domain (Enzner & Vary 2006; Kuech, Mabande & Enzner
-  2014). It learns the room while both speak, and leaves the partner's voice untouched.
+  2014) behind a loudspeaker that bends the loud. It learns both while both parties speak, and leaves the partner's
+  voice untouched.
 - `EchoCanceller`: lines the reference up, hears the last half second again once it knows how, and puts the background's
   noise in the place of what can only be echo: all of it while the filter is known to be wrong (at the start, after the
   delay or the room changed), and else what the filter lately left of it.
@@ -93,7 +94,7 @@ class EchoFilter:
     NEIGHBOURS = np.full(17, 1 / 17, np.float32)
     """Over which frequencies what is not echo is smoothed: 425 Hz."""
     PASSES = 2
-    """How often it learns from each block: what is left after the first time is seldom the partner alone."""
+    """How often it learns from each block."""
     CHANGED = 0.1
     """How much of the response, in power, may be another after `doubt`."""
     PRIOR_DECAY_DB = 1.0
@@ -103,7 +104,7 @@ class EchoFilter:
     BENDS = 2
     """Odd powers of the own voice's samples beside themselves: up to the fifth."""
     BENT_MEMORY = 0.998
-    """Of what the powers' parts are found from, from block to block: 10 s of own speech."""
+    """Of what their parts are found from, from block to block: 10 s of own speech."""
     STRAIGHT = 1e-4
     """How much, against the own voice's energy, speaks for a loudspeaker that does not bend."""
     FULL_SCALE = (0.25, 1.25)
@@ -301,7 +302,7 @@ class EchoCanceller:
     beyond its error: another delay makes it lower, only a louder loudspeaker higher, the partner by chance either."""
     RIGHT = 0.3
     NEW = 100
-    """Blocks of echo in which a filter that is asked for more than it gives has only begun to learn."""
+    """Blocks of echo before which it is taken for ignorance if the microphone holds more along the estimate."""
     FITTING = 5
     """Blocks in a row that a filter which was wrong must fit to be right again."""
     DOUBTED = 50
@@ -330,7 +331,7 @@ class EchoCanceller:
     LEAK_RANGE = (0.015, 0.8)
     """In which that part of the echo lies."""
     LEAK_NEW = 8.0
-    """As long as a filter is new it is taken to leave at least this part of the echo over the blocks learned from."""
+    """Over the blocks of echo learned from: what a filter that is new is taken to leave at least, as a part of it."""
     LOUD = 4.0
     """Times the loudest echo to expect: what is louder is the partner, whatever the filter does."""
     COUPLING_MEMORY = 0.99

@@ -82,7 +82,7 @@ class DelayTracker:
 class EchoFilter:
     """Learns the way from a reference to the microphone, block by block of 20 ms.
 
-    The loudspeaker's part of it is a polynomial without memory (Guerin, Faucon & Le Bouquin-Jeannes 2003), for one
+    The loudspeaker's part of it is a polynomial without memory (Stenger & Kellermann 2000), for one
     that is driven hard bends the loud: a linear filter alone leaves -14 to -16 dB of what tanh makes of a voice.
 
     Args:

@@ -24,7 +24,7 @@ from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_att
 from timar_ros.model.checkpoint import load_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES
-from timar_ros.model.network import TimarNetwork
+from timar_ros.model.network import NOD_FRAMES, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, MOTION_DIM
 from timar_ros.replay import offline
 from timar_ros.stream.policy import IncrementalPolicy, Sampling
@@ -239,7 +239,7 @@ def test_noise_is_alike_from_frame_to_frame_and_standard_normal():
     assert np.mean(noise[:, 1:] * noise[:, :-1]) == pytest.approx(np.exp(-0.25), abs=0.03)
 
 
-def test_a_nod_is_announced_before_it_begins_and_no_longer(tmp_path):
+def test_a_nod_is_announced_before_it_begins_and_then_told_to_its_end(tmp_path):
     rng = np.random.default_rng(5)
     motion = np.zeros((2, SECONDS * 25, MOTION_DIM), np.float32)
     time = np.arange(SECONDS * 25) / 25
@@ -251,8 +251,11 @@ def test_a_nod_is_announced_before_it_begins_and_no_longer(tmp_path):
     (conversation,) = load_conversations(tmp_path, jobs=1)
     announced = np.flatnonzero(conversation.nod_ahead[0])
     assert len(announced) == NOD_AHEAD_FRAMES and (np.diff(announced) == 1).all()
-    assert 250 <= announced[-1] + 1 <= 260  # the middle of the first way down
-    assert not conversation.nod_ahead[1].any()
+    begins = announced[-1] + 1
+    assert 247 <= begins <= 255
+    assert conversation.nod_place[0, begins : begins + NOD_FRAMES].tolist() == list(range(1, NOD_FRAMES + 1))
+    assert np.count_nonzero(conversation.nod_place[0]) == NOD_FRAMES
+    assert not conversation.nod_ahead[1].any() and not conversation.nod_place[1].any()
     window = draw_window(np.random.default_rng(0), [conversation], SECONDS * 25 - 1, 1, 25, clean=True)
     assert window.nod_ahead.sum() in (0, NOD_AHEAD_FRAMES)
 

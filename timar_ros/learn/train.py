@@ -193,6 +193,7 @@ def make_batch(
         partner_motion=copied(motion[:, 1]),
         partner_seen=seen,
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
+        nod_place=copied(stack([window.nod_place for window in windows])),
         lookahead=torch.tensor([w.lookahead for w in windows], device=device)[:, None].expand(frame.shape),
     )
     may = may_attend(frame, turn_start, copy, network.config.window_frames)
@@ -203,10 +204,10 @@ def make_batch(
 class Objective(nn.Module):
     """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term.
 
-    Beside it two linear layers, thrown away afterwards, must read from the conditions z what the error of drawn motion
-    alone hardly leads to. One whether a nod is about to begin: nods are rare, and what calls for one lies half a second
-    back in the other's voice. One the mouth's shapes, of every frame and not of those to be drawn alone: they are not
-    shown to the network, so that it has to hear them.
+    Beside it, what the error of drawn motion alone hardly leads to. Whether a nod is about to begin must be read from
+    the conditions z: nods are rare, and what calls for one lies half a second back in the other's voice. And so must,
+    by a linear layer that is thrown away afterwards, the mouth's shapes, of every frame and not of those to be drawn
+    alone: they are not shown to the network, so that it has to hear them.
 
     Of channels that the conversations do not tell of nothing is learned.
     """
@@ -215,7 +216,6 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         known, ways_back = known_channels(conversations), find_ways_back(network, conversations)
-        self.foresight = nn.Linear(network.config.width, 1)
         self.lips = nn.Linear(network.config.width, len(CHANNELS))
         self.register_buffer("ways_back", ways_back)
         self._recipe = recipe
@@ -236,7 +236,7 @@ class Objective(nn.Module):
             z = network.encode(batch.inputs, batch.frame.cpu().numpy(), attend=attend)
         lips = (self.lips(z.float()) - batch.motion)[..., self._lips].square().mean()
         z = z[:, history:][masked].float()
-        foreseen = binary_cross_entropy_with_logits(self.foresight(z)[:, 0], batch.nod_ahead[masked].float())
+        foreseen = binary_cross_entropy_with_logits(network.nod_ahead(z), batch.nod_ahead[masked].float())
         z = z.repeat(draws, 1)
         noise = torch.from_numpy(correlated_noise(rng, (draws, *target.shape), NOISE_FRAMES)).to(device)
         noise = noise[:, masked].flatten(0, 1)
@@ -456,7 +456,7 @@ class Run:
                 for _ in range(LOOK_WINDOWS)
             ]
             objective = Objective(network, recipe, held_out)
-            objective.foresight, objective.lips = self.objective.foresight, self.objective.lips
+            objective.lips = self.objective.lips
             with torch.no_grad():
                 loss, parts = objective(windows, rng)
             with (self.folder / "held_out.csv").open("a", newline="", encoding="utf-8") as log:

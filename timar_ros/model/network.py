@@ -17,6 +17,9 @@ Where it differs from the published network, and why:
   still there after so many frames), in units of how far that prediction usually is off (`motion_step`); the masked
   token is told that motion and how it moved. Drawn as a whole, a frame must find its neighbours' place to a hundredth
   of the range again each time, and shakes by what it misses.
+- A listener's nods are decided and then carried out: the network reads off each frame whether a nod is about to begin,
+  and once one has begun it is told the place in it. Motion alone must feel its way into each nod anew at every hop,
+  and a network that is trained not to trust the past of its own motion seldom gets there.
 - Of its own motion the network is shown the channels in `own_shown`. The mouth's past is left out, for it is in the
   voice: shown it, the network goes on with the lips it drew itself instead of listening.
 - Speech comes as log-mel frames without look-ahead instead of wav2vec 2.0, whose 315 M parameters see whole seconds.
@@ -37,6 +40,8 @@ from timar_ros.model.transformer import Block, run_blocks
 
 TOKENS_PER_FRAME = 4
 PARTNER_SPEECH, PARTNER_MOTION, OWN_SPEECH, OWN_MOTION = range(TOKENS_PER_FRAME)
+# A nod is at its end, or goes on by itself, after 1.6 s: up to three cycles at 1.5 to 2.4 Hz.
+NOD_FRAMES = 40
 
 
 @dataclass
@@ -54,6 +59,7 @@ class FrameInputs:
         partner_motion: [B, T, motion_dim] in normalised units; counts only where partner_seen.
         partner_seen: [B, T] bool.
         turn_place: [B, T] int, the frame's place in its turn from 0.
+        nod_place: [B, T] int, the frame's place in the own nod from 1 to NOD_FRAMES, 0 outside of nods.
         lookahead: [B, T] int, by how many frames own_speech runs ahead of the frame.
     """
 
@@ -68,6 +74,7 @@ class FrameInputs:
     partner_motion: Tensor
     partner_seen: Tensor
     turn_place: Tensor
+    nod_place: Tensor
     lookahead: Tensor
 
 
@@ -91,6 +98,8 @@ class TimarNetwork(nn.Module):
             self.lookahead_embedding = nn.Parameter(0.02 * torch.randn(config.max_lookahead_frames + 1, width))
         self.unheard_token = nn.Parameter(0.02 * torch.randn(2, width))  # own, partner
         self.unseen_token = nn.Parameter(0.02 * torch.randn(width))
+        self.nod_embedding = nn.Parameter(0.02 * torch.randn(NOD_FRAMES + 1, width))
+        self.nod_readout = nn.Linear(width, 1)
         self.lag_embedding = nn.Parameter(0.02 * torch.randn(config.max_turn_frames + 1, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -126,6 +135,7 @@ class TimarNetwork(nn.Module):
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
         masked = self.basis_encoder(inputs.basis * self.own_shown.repeat(2)) + self.lag_embedding[inputs.lag]
         own_motion = torch.where(inputs.own_given[..., None], motion[1], masked.to(motion.dtype))
+        own_motion = own_motion + self.nod_embedding[inputs.nod_place].to(motion.dtype)
         if self.config.max_lookahead_frames:
             own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]
         kinds = [partner_speech, partner_motion + partner_speech, own_speech, own_motion + own_speech]
@@ -152,6 +162,10 @@ class TimarNetwork(nn.Module):
         """
         rotation = rotation.repeat_interleave(TOKENS_PER_FRAME, dim=1)
         return self.norm(run_blocks(self.blocks, tokens, rotation=rotation, **attention))
+
+    def nod_ahead(self, z: Tensor) -> Tensor:
+        """How surely a nod is about to begin, from z [..., width]: [...] logits."""
+        return self.nod_readout(z)[..., 0]
 
     def normalise(self, motion: Tensor) -> Tensor:
         """Motion in its own units (rad, blendshape weights) -> units of the network."""

@@ -23,7 +23,7 @@ from timar_ros.errors import TimarError
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, log_mel
-from timar_ros.model.network import OWN_MOTION, TOKENS_PER_FRAME, FrameInputs, TimarNetwork
+from timar_ros.model.network import NOD_FRAMES, OWN_MOTION, TOKENS_PER_FRAME, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows, choose_device
 from timar_ros.stream.frames import Frame
@@ -46,6 +46,7 @@ class Sampling:
             0 draws each step's mean. Eyes and mouth are the channels that REGIONS names, face the other blendshapes.
         head_correlation_frames and the like: how long noise stays alike, in frames of 40 ms (deviation of the
             smoothing kernel).
+        nod_threshold: how likely a listener's nod must be for one to begin, 0 to 1; at 1 none ever does.
     """
 
     head_temperature: float = 1.0
@@ -56,6 +57,7 @@ class Sampling:
     eyes_correlation_frames: float = 1.0
     mouth_correlation_frames: float = 1.0
     face_correlation_frames: float = 1.0
+    nod_threshold: float = 0.5
 
     @classmethod
     def from_policy(cls, policy: Policy, temperature: float = 1.0) -> Sampling:
@@ -123,11 +125,24 @@ class _Stream:
         self.open: OpenTurn | None = None
         self.next_frame: int | None = None
         self.last_motion: np.ndarray | None = None  # the newest drawn frames, at most two, normalised units
+        self.nod_ahead = -np.inf  # how surely a nod is about to begin, as a logit
+        self.nod_start: int | None = None  # first frame of the newest nod
         self.context = np.zeros((2, CONTEXT_SAMPLES), np.float32)
 
     def remember(self, motion: np.ndarray) -> None:
         known = motion if self.last_motion is None else np.concatenate([self.last_motion, motion])
         self.last_motion = known[-2:]
+
+    def nod_place(self, frames: np.ndarray) -> np.ndarray:
+        """Places of frames [n] in the newest nod, 0 after it."""
+        place = np.zeros(len(frames), np.int64) if self.nod_start is None else frames - self.nod_start + 1
+        return np.where(place <= NOD_FRAMES, place, 0)
+
+    def decide_nod(self, threshold: float) -> None:
+        """Begin a nod with the next frame if one is likelier than `threshold` and none is under way."""
+        likely = 1.0 / (1.0 + np.exp(-self.nod_ahead)) > threshold
+        if likely and not self.nod_place(np.array([self.next_frame])).any():
+            self.nod_start = self.next_frame
 
     def basis(self, step: np.ndarray) -> np.ndarray:
         """What the next frames start from [2 dim], see model/network.py; `step` [dim] is motion_step[1]."""
@@ -188,6 +203,11 @@ class PolicyBatch(OnDevice):
             self._streams[i].reset()
             self._closed.frames[i] = NEVER
 
+    @property
+    def nod_starts(self) -> list[int | None]:
+        """First frame of each stream's newest nod, or None."""
+        return [stream.nod_start for stream in self._streams]
+
     @torch.inference_mode()
     def step(self, hops: Sequence[Hop | None]) -> list[np.ndarray | None]:
         """Hear a hop of each stream and draw its motion; None for a stream that waits.
@@ -209,6 +229,9 @@ class PolicyBatch(OnDevice):
                     # The last turn of the group has its motion now and closes with the next group, if there is one.
                     rest = turns[stream][len(groups[stream]) :]
                     turns[stream] = [groups[stream][-1], *rest] if rest else []
+        for stream, hop in enumerate(hops):
+            if hop is not None:
+                self._streams[stream].decide_nod(self.sampling.nod_threshold)
         return [np.concatenate(parts) if parts else None for parts in motion]
 
     def _hear(self, stream: int, hop: Hop) -> list[OpenTurn]:
@@ -250,6 +273,7 @@ class PolicyBatch(OnDevice):
             "partner_heard": np.array([frame.partner_heard for frame in frames]),
             "partner_motion": partner_motion,
             "partner_seen": seen,
+            "nod_place": state.nod_place(np.array([frame.index for frame in frames])),
         }
 
     # One pass over all streams
@@ -269,7 +293,8 @@ class PolicyBatch(OnDevice):
                 motion.append(None)
                 continue
             new = len(group[-1]) - group[-1].drawn
-            motion.append(drawn[stream, :new])
+            motion.append(drawn[stream, :new, :-1])
+            self._streams[stream].nod_ahead = drawn[stream, new - 1, -1]
             normalised = (motion[-1] - self._mean) / self._scale
             group[-1].add_motion(normalised)
             self._streams[stream].remember(normalised)
@@ -300,6 +325,7 @@ class PolicyBatch(OnDevice):
                 basis=(streams, frames, 2 * dim),
                 lag=(streams, frames),
                 partner_seen=(streams, frames),
+                nod_place=(streams, frames),
                 turn_place=(streams, frames),
                 turn_start=(streams, frames),  # counted from the stream's first frame in the pass; padding: never
                 rotation=(streams, frames, 2, head_width),
@@ -349,7 +375,7 @@ class PolicyBatch(OnDevice):
         return packed
 
     def _advance(self, shape: PassShape, packed: Tensor) -> Tensor:
-        """One pass on the device: motion [streams, draws, 55] of the frames to draw."""
+        """One pass on the device: [streams, draws, 55 + 1], motion of the frames to draw and whether a nod comes."""
         given = self._packing(shape).unpack(packed)
         inputs = FrameInputs(
             own_speech=given["own_speech"],
@@ -363,6 +389,7 @@ class PolicyBatch(OnDevice):
             partner_motion=given["partner_motion"],
             partner_seen=given["partner_seen"].bool(),
             turn_place=given["turn_place"].long(),
+            nod_place=given["nod_place"].long(),
             lookahead=torch.full_like(given["turn_place"], self._lookahead_frames, dtype=torch.long),
         )
         row = given["draw"].long()
@@ -395,7 +422,7 @@ class PolicyBatch(OnDevice):
         drawn = drawn.view(len(self._streams), shape.draws, -1)
         motion = self._network.denormalise(self._network.from_change(drawn, basis, inputs.lag.gather(1, row)))
         head, face = motion.split([len(HEAD_CHANNELS), motion.shape[2] - len(HEAD_CHANNELS)], dim=2)
-        return torch.cat([head, face.clamp(0.0, 1.0)], dim=2)
+        return torch.cat([head, face.clamp(0.0, 1.0), self._network.nod_ahead(z)[..., None]], dim=2)
 
     # Where it runs
 
@@ -456,6 +483,11 @@ class IncrementalPolicy:
     @property
     def fallback(self) -> str | None:
         return self._batch.fallback
+
+    @property
+    def nod_start(self) -> int | None:
+        """First frame of the newest nod, or None."""
+        return self._batch.nod_starts[0]
 
     @property
     def limitation(self) -> None:

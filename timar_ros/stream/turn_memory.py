@@ -51,7 +51,10 @@ class ClosedTurns:
 class OpenTurn:
     """The frames since the last boundary: what was heard, and the motion sent so far (normalised units)."""
 
-    HEARD = ("own_speech", "partner_speech", "own_heard", "partner_heard", "partner_motion", "partner_seen")
+    HEARD = (
+        *("own_speech", "partner_speech", "own_heard", "partner_heard", "partner_motion", "partner_seen"),
+        "nod_place",
+    )
 
     def __init__(self, first_frame: int, motion_dim: int) -> None:
         self.first_frame = first_frame
@@ -61,6 +64,7 @@ class OpenTurn:
         self.partner_heard = np.zeros(0, bool)
         self.partner_motion = np.zeros((0, motion_dim), np.float32)
         self.partner_seen = np.zeros(0, bool)
+        self.nod_place = np.zeros(0, np.int64)
         self.own_motion = np.zeros((0, motion_dim), np.float32)
 
     def __len__(self) -> int:

@@ -27,7 +27,8 @@ WINDOW = 60
 SAMPLING = Sampling(
     head_temperature=0.7,
     eyes_temperature=0.9,
-    mouth_temperature=0.6,
+    mouth_temperature=0.0,
+    mouth_gain=1.2,
     face_temperature=0.8,
     head_correlation_frames=3.0,
     eyes_correlation_frames=1.0,
@@ -44,6 +45,7 @@ def small_policy() -> Policy:
         network.motion_mean.uniform_(0.2, 0.4)
         network.motion_kept[1:].uniform_(0.5, 1.0)
         network.motion_step[1:].uniform_(0.1, 1.0)
+        network.nod_course[1:].normal_()
     return Policy("small", network, CHANNELS, {})
 
 
@@ -134,9 +136,10 @@ def whole_pass(
         z[0, new.start :],
         draws,
         torch.from_numpy(SAMPLING.temperatures()),
+        mean=torch.from_numpy(SAMPLING.temperatures() == 0),
     )
-    drawn = network.from_change(drawn, basis[0, new.start :], lag[0, new.start :])
-    drawn = network.denormalise(drawn).numpy()
+    drawn = network.from_change(drawn, *(of[0, new.start :] for of in (basis, lag, inputs.nod_place)))
+    drawn = network.denormalise(drawn * torch.from_numpy(SAMPLING.gains())).numpy()
     drawn[:, 3:] = drawn[:, 3:].clip(0, 1)
     return drawn
 

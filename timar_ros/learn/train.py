@@ -42,7 +42,7 @@ from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
-from timar_ros.model.network import FrameInputs, TimarNetwork
+from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 from timar_ros.stream.policy import region
@@ -171,7 +171,9 @@ def make_batch(
     # What strayed comes back as the channel's own deviations do, while the person goes on.
     last_strayed, before_strayed = strayed[rows, last.clamp(min=0)], strayed[rows, (last - 1).clamp(min=0)]
     remains = ways_back[0, lag] * last_strayed + ways_back[1, lag] * (last_strayed - before_strayed)
-    target = network.to_change(copied(motion[:, 0])[:, frames:] + remains * known[..., None], basis, lag)
+    nod_place = copied(stack([window.nod_place for window in windows]))
+    going_on = copied(motion[:, 0])[:, frames:] + remains * known[..., None]
+    target = network.to_change(going_on, basis, lag, nod_place[:, frames:])
     to_draw = torch.cat([torch.zeros_like(masked[:, :1]).expand(-1, frames), masked], dim=1)
     starts = [
         np.maximum.accumulate(np.where(np.isin(np.arange(frames), w.turn_starts), np.arange(frames), 0))
@@ -193,7 +195,7 @@ def make_batch(
         partner_motion=copied(motion[:, 1]),
         partner_seen=seen,
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
-        nod_place=copied(stack([window.nod_place for window in windows])),
+        nod_place=nod_place,
         lookahead=torch.tensor([w.lookahead for w in windows], device=device)[:, None].expand(frame.shape),
     )
     may = may_attend(frame, turn_start, copy, network.config.window_frames)
@@ -342,7 +344,10 @@ def keep_memory() -> None:
 
 def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
     """Normalise each channel by its mean and standard deviation, and find how well its past predicts it (linear
-    regression over 1, 2, ... frames) but for the mouth's; a floor keeps channels that hardly move from being noise."""
+    regression over 1, 2, ... frames) but for the mouth's; a floor keeps channels that hardly move from being noise.
+
+    The course of a nod is the mean of all, from the frame before each.
+    """
     motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
     network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
     network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
@@ -356,6 +361,16 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
         square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in tracks], axis=0)
         network.motion_kept[lag] = torch.from_numpy(kept)
         network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
+
+    courses = [np.zeros((NOD_FRAMES, len(CHANNELS)))]
+    for conversation in conversations:
+        tracks = (conversation.motion - mean) / scale
+        for track, place in zip(tracks, conversation.nod_place, strict=True):
+            ends = np.flatnonzero(place == NOD_FRAMES)
+            courses += [
+                track[end - NOD_FRAMES + 1 : end + 1] - track[end - NOD_FRAMES] for end in ends if end >= NOD_FRAMES
+            ]
+    network.nod_course[1:] = torch.from_numpy(np.where(MOUTH, 0.0, np.mean(courses[1:] or courses, axis=0)))
 
 
 def find_ways_back(network: TimarNetwork, conversations: list[Conversation]) -> Tensor:

@@ -177,6 +177,7 @@ def sample(
     temperature: float | Tensor = 1.0,
     z_unconditional: Tensor | None = None,
     guidance: float = 1.0,
+    mean: Tensor | None = None,
 ) -> Tensor:
     """Draw motion for each condition.
 
@@ -186,6 +187,8 @@ def sample(
             added at the last step, so `steps` arrays suffice (a further one is ignored).
         temperature: scales the noise of the steps, not x_T (TIMAR); 0 draws each step's mean. A number, or
             [motion_dim].
+        mean: [motion_dim] bool, which numbers are not drawn: they are what the first step expects, the mean of all that
+            could be drawn, for x_T tells nothing. (Steps without noise lead to a draw too, that of x_T.)
         z_unconditional: [n, condition_dim] of the pass without the partner, for guidance != 1.
 
     Returns:
@@ -199,10 +202,12 @@ def sample(
         if unguided is not None:
             x0_unconditional, _ = head.denoise(x, unguided[i])
             x0 = x0_unconditional + guidance * (x0 - x0_unconditional)
+        if draw == 1:
+            expected = x0
         weight_x0, weight_xt, middle, half_range = schedule.constants[i]
         x = torch.add(weight_xt * x, x0, alpha=weight_x0)
         if i == 0:
-            return x
+            return x if mean is None else torch.where(mean, expected, x)
         x = torch.addcmul(x, torch.exp(half_range * variance + middle), noise[draw])
     raise AssertionError("a schedule has at least two steps")
 

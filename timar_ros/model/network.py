@@ -18,8 +18,9 @@ Where it differs from the published network, and why:
   token is told that motion and how it moved. Drawn as a whole, a frame must find its neighbours' place to a hundredth
   of the range again each time, and shakes by what it misses.
 - A listener's nods are decided and then carried out: the network reads off each frame whether a nod is about to begin,
-  and once one has begun it is told the place in it. Motion alone must feel its way into each nod anew at every hop,
-  and a network that is trained not to trust the past of its own motion seldom gets there.
+  and once one has begun it is told the place in it, and a nod's usual course (`nod_course`) is a part of what its
+  motion alone would predict. Without that it must feel its way into each nod anew at every hop, and a network that is
+  trained not to trust the past of its own motion seldom gets there.
 - Of its own motion the network is shown the channels in `own_shown`. The mouth's past is left out, for it is in the
   voice: shown it, the network goes on with the lips it drew itself instead of listening.
 - Speech comes as log-mel frames without look-ahead instead of wav2vec 2.0, whose 315 M parameters see whole seconds.
@@ -109,6 +110,7 @@ class TimarNetwork(nn.Module):
         lags = config.max_turn_frames + 1  # 0: nothing is given to start from
         self.register_buffer("motion_kept", torch.zeros(lags, config.motion_dim))
         self.register_buffer("motion_step", torch.ones(lags, config.motion_dim))
+        self.register_buffer("nod_course", torch.zeros(NOD_FRAMES + 1, config.motion_dim))
         self.register_buffer("own_shown", torch.ones(config.motion_dim))
         half = width // config.heads // 2
         # Periods from about 6 frames (a quarter of a second) to beyond the window; float64 keeps hours exact.
@@ -174,10 +176,16 @@ class TimarNetwork(nn.Module):
     def denormalise(self, motion: Tensor) -> Tensor:
         return motion * self.motion_scale + self.motion_mean
 
-    def to_change(self, motion: Tensor, basis: Tensor, lag: Tensor) -> Tensor:
+    def to_change(self, motion: Tensor, basis: Tensor, lag: Tensor, nod_place: Tensor) -> Tensor:
         """Motion [..., motion_dim] in normalised units -> what the diffusion head draws of it."""
-        return (motion - self.motion_kept[lag] * basis[..., : self.config.motion_dim]) / self.motion_step[lag]
+        return (motion - self._expected(basis, lag, nod_place)) / self.motion_step[lag]
 
-    def from_change(self, change: Tensor, basis: Tensor, lag: Tensor) -> Tensor:
+    def from_change(self, change: Tensor, basis: Tensor, lag: Tensor, nod_place: Tensor) -> Tensor:
         """The inverse of `to_change`."""
-        return self.motion_kept[lag] * basis[..., : self.config.motion_dim] + change * self.motion_step[lag]
+        return self._expected(basis, lag, nod_place) + change * self.motion_step[lag]
+
+    def _expected(self, basis: Tensor, lag: Tensor, nod_place: Tensor) -> Tensor:
+        """What the last given motion and the usual course of a nod lead to."""
+        begun = nod_place > 0
+        nodded = self.nod_course[nod_place] - self.nod_course[torch.where(begun, (nod_place - lag).clamp(min=0), 0)]
+        return self.motion_kept[lag] * basis[..., : self.config.motion_dim] + nodded

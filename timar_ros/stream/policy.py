@@ -43,9 +43,12 @@ class Sampling:
 
     Attributes:
         head_temperature, eyes_temperature, mouth_temperature, face_temperature: scale the noise of the diffusion steps;
-            0 draws each step's mean. Eyes and mouth are the channels that REGIONS names, face the other blendshapes.
+            0 draws nothing and takes the mean of all that could be drawn. Eyes and mouth are the channels that REGIONS
+            names, face the other blendshapes.
         head_correlation_frames and the like: how long noise stays alike, in frames of 40 ms (deviation of the
             smoothing kernel).
+        mouth_gain: by how much the mouth's way from its mean place is enlarged. Means of what could be drawn move less
+            than any of it does (global variance; Toda and Tokuda 2007).
         nod_threshold: how likely a listener's nod must be for one to begin, 0 to 1; at 1 none ever does.
     """
 
@@ -57,6 +60,7 @@ class Sampling:
     eyes_correlation_frames: float = 1.0
     mouth_correlation_frames: float = 1.0
     face_correlation_frames: float = 1.0
+    mouth_gain: float = 1.0
     nod_threshold: float = 0.5
 
     @classmethod
@@ -75,6 +79,10 @@ class Sampling:
     def temperatures(self) -> np.ndarray:
         """[55] float32."""
         return self._per_channel("temperature")
+
+    def gains(self) -> np.ndarray:
+        """[55] float32."""
+        return np.array([self.mouth_gain if region(channel) == "mouth" else 1.0 for channel in CHANNELS], np.float32)
 
     def correlations(self) -> np.ndarray:
         """[55] float32, frames."""
@@ -417,10 +425,13 @@ class PolicyBatch(OnDevice):
             z.flatten(0, 1),
             given["noise"].flatten(1, 2),
             self._temperature,
+            mean=self._temperature == 0.0,
         )
         basis = inputs.basis.gather(1, row[..., None].expand(-1, -1, inputs.basis.shape[2]))
         drawn = drawn.view(len(self._streams), shape.draws, -1)
-        motion = self._network.denormalise(self._network.from_change(drawn, basis, inputs.lag.gather(1, row)))
+        lag, nod_place = (whole.gather(1, row) for whole in (inputs.lag, inputs.nod_place))
+        normalised = self._network.from_change(drawn, basis, lag, nod_place)
+        motion = self._network.denormalise(normalised * self._gain)
         head, face = motion.split([len(HEAD_CHANNELS), motion.shape[2] - len(HEAD_CHANNELS)], dim=2)
         return torch.cat([head, face.clamp(0.0, 1.0), self._network.nod_ahead(z)[..., None]], dim=2)
 
@@ -436,6 +447,7 @@ class PolicyBatch(OnDevice):
         schedule = diffusion.make_schedule(self._config.sampling_steps)
         self._schedule = replace(schedule, original_step=schedule.original_step.to(device))
         self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
+        self._gain = torch.from_numpy(self.sampling.gains()).to(device)
         self._runner = StepRunner(self._advance, device)
         if device.type == "cuda":
             self._capture()

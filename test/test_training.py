@@ -258,6 +258,29 @@ def test_a_nod_is_announced_before_it_begins_and_then_told_to_its_end(tmp_path):
     assert not conversation.nod_ahead[1].any() and not conversation.nod_place[1].any()
     window = draw_window(np.random.default_rng(0), [conversation], SECONDS * 25 - 1, 1, 25, clean=True)
     assert window.nod_ahead.sum() in (0, NOD_AHEAD_FRAMES)
+    network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
+    train.set_motion_units(network, [conversation])
+    pitch = CHANNELS.index("headPitch")
+    course = network.nod_course[:, pitch] * network.motion_scale[pitch]
+    assert torch.allclose(course[1:], torch.from_numpy(motion[0, begins : begins + NOD_FRAMES, pitch]), atol=1e-5)
+    assert course[0] == 0 and np.degrees(float(course.max())) == pytest.approx(5.0, abs=0.3)
+
+
+def test_a_nod_that_began_runs_its_usual_course_where_nothing_else_is_drawn():
+    torch.manual_seed(0)
+    network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
+    network.motion_kept[:] = 1.0
+    network.nod_course[1:].normal_()
+    motion = [torch.zeros(55)]
+    for place in range(1, NOD_FRAMES + 1, 2):  # hops of two frames, and one behind the nod
+        for lag in (1, 2):
+            basis = torch.cat([motion[-lag], torch.zeros(55)])
+            motion.append(network.from_change(torch.zeros(55), basis, torch.tensor(lag), torch.tensor(place + lag - 1)))
+    assert torch.allclose(torch.stack(motion), network.nod_course, atol=1e-5)
+    after = network.from_change(
+        torch.zeros(55), torch.cat([motion[-1], torch.zeros(55)]), torch.tensor(1), torch.tensor(0)
+    )
+    assert torch.equal(after, motion[-1])
 
 
 def test_windows_that_begin_astray_come_back(data):
@@ -303,10 +326,12 @@ def test_a_wanderers_deviation_dies_away_while_the_person_goes_on(data):
     windows = [draw_window(rng, [conversation], 100, 2, 25, clean=True, wandering=1.0) for _ in range(4)]
     assert all(np.allclose(w.given[:, pitch] - w.motion[0, :, pitch], 0.1, atol=1e-5) for w in windows)
     batch = train.make_batch(windows, network, recipe, rng, ways_back)
-    reached = network.from_change(batch.target, batch.inputs.basis[:, 100:], batch.inputs.lag[:, 100:])[..., pitch]
+    inputs = batch.inputs
+    of_open_turns = (of[:, 100:] for of in (inputs.basis, inputs.lag, inputs.nod_place))
+    reached = network.from_change(batch.target, *of_open_turns)[..., pitch]
     person = batch.motion[:, 100:, pitch]
-    asked = batch.masked & (batch.inputs.lag[:, 100:] > 0)
-    expected = 0.1 / network.motion_scale[pitch] * remains[batch.inputs.lag[:, 100:]]
+    asked = batch.masked & (inputs.lag[:, 100:] > 0)
+    expected = 0.1 / network.motion_scale[pitch] * remains[inputs.lag[:, 100:]]
     torch.testing.assert_close((reached - person)[asked], expected[asked], atol=1e-4, rtol=1e-3)
 
 

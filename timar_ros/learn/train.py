@@ -165,7 +165,7 @@ def make_batch(
     given = motion[:, 0] + strayed + network.motion_step[1] * noise
     last = stack([turn.basis for turn in turns])
     known = (last >= 0) & ~drop
-    lag = torch.where(known, frame[:, frames:] - last, 0)
+    lag = torch.where(known & masked, frame[:, frames:] - last, 0)
     newest, before = given[rows, last.clamp(min=0)], given[rows, (last - 1).clamp(min=0)]
     basis = torch.cat([newest, (newest - before) / network.motion_step[1]], dim=2) * known[..., None]
     # What strayed comes back as the channel's own deviations do, while the person goes on.
@@ -191,7 +191,7 @@ def make_batch(
         own_motion=copied(given),
         own_given=~to_draw & ~drop,
         basis=torch.cat([basis.new_zeros(batch, frames, basis.shape[2]), basis * masked[..., None]], dim=1),
-        lag=torch.cat([lag.new_zeros(batch, frames), lag * masked], dim=1),
+        lag=torch.cat([lag.new_zeros(batch, frames), lag], dim=1),
         partner_motion=copied(motion[:, 1]),
         partner_seen=seen,
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),

@@ -21,7 +21,7 @@ from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, draw_open_turns, draw_wind
 from timar_ros.learn.generate import generate
 from timar_ros.learn.wandering import wandered
 from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
-from timar_ros.model.checkpoint import load_policy
+from timar_ros.model.checkpoint import load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES
 from timar_ros.model.network import NOD_FRAMES, TimarNetwork
@@ -206,10 +206,14 @@ def test_a_run_is_watched_on_conversations_it_does_not_learn_from(data, tmp_path
 
 def test_training_can_begin_with_another_policys_weights(data, tmp_path):
     train.run(arguments(data, tmp_path / "first", steps=2))
+    trained = load_policy(tmp_path / "first" / "policy")
+    save_policy(tmp_path / "first" / "policy", trained.network, CHANNELS, {"head_temperature": 0.4})
     args = arguments(data, tmp_path / "second", steps=1, start=str(tmp_path / "first" / "policy"), learning_rate=0.0)
     assert train.run(args) == 0
-    first, second = (load_policy(tmp_path / run / "policy").network.state_dict() for run in ("first", "second"))
+    policies = [load_policy(tmp_path / run / "policy") for run in ("first", "second")]
+    first, second = (policy.network.state_dict() for policy in policies)
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert policies[1].sampling == {"head_temperature": 0.4}
 
 
 def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path):

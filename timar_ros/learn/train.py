@@ -408,6 +408,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.workers = workers or Workers()
+        self.sampling = start.sampling if start else {}
         torch.manual_seed(recipe.seed)
         self.network = TimarNetwork(config)
         self.network.diffusion.zero_gates()
@@ -458,7 +459,7 @@ class Run:
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.checkpoint)
-        save_policy(self.folder / "policy", self.averaged.module, CHANNELS, {})
+        save_policy(self.folder / "policy", self.averaged.module, CHANNELS, self.sampling)
 
     def look(self, held_out: list[Conversation] | None, conversations: list[Conversation]) -> None:
         """Measure the averaged weights on conversations that are not learned from, and write a video of the first."""
@@ -478,7 +479,7 @@ class Run:
                 csv.writer(log).writerow([self.step, f"{loss:.5f}", *(f"{value:.5f}" for value in parts.values())])
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
-        policy = Policy("training", copy.deepcopy(network).cpu(), CHANNELS, {})
+        policy = Policy("training", copy.deepcopy(network).cpu(), CHANNELS, self.sampling)
         write_sample_video(policy, (held_out or conversations)[0], samples / f"step_{self.step:06d}.mp4")
 
     def learning_rate(self) -> float:
@@ -549,7 +550,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the run; an unfinished run there is resumed",
     )
     parser.add_argument(
-        "--start", metavar="POLICY", help="begin with this policy's weights and size, not with random ones"
+        "--start", metavar="POLICY", help="begin with this policy's weights, size and sampling, not with random weights"
     )
     parser.add_argument(
         "--held-out", type=Path, metavar="DIR", help="conversations to measure by and not to learn from"

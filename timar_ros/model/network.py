@@ -129,6 +129,10 @@ class TimarNetwork(nn.Module):
 
     def tokens(self, inputs: FrameInputs) -> Tensor:
         """Frames [B, T] as tokens [B, 4 T, width]."""
+        return self.in_turn(self.frame_tokens(inputs), inputs.turn_place)
+
+    def frame_tokens(self, inputs: FrameInputs) -> Tensor:
+        """Frames [B, T] as tokens [B, T, 4, width] that do not know their place in the turn."""
         own_unheard, partner_unheard = self.unheard_token
         motion = self.motion_encoder(torch.stack([inputs.partner_motion, inputs.own_motion * self.own_shown]))
         speech = self.speech_encoder(torch.stack([inputs.partner_speech, inputs.own_speech]))
@@ -141,9 +145,22 @@ class TimarNetwork(nn.Module):
         if self.config.max_lookahead_frames:
             own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]
         kinds = [partner_speech, partner_motion + partner_speech, own_speech, own_motion + own_speech]
-        x = torch.stack(kinds, dim=2) + self.kind_embedding
-        x = x + self.turn_place_embedding[inputs.turn_place][:, :, None]
-        return x.flatten(1, 2)
+        return torch.stack(kinds, dim=2) + self.kind_embedding
+
+    def given_motion_token(self, motion: Tensor, own_speech_token: Tensor, nod_place: Tensor) -> Tensor:
+        """What takes the place of a masked own-motion token [..., width] once the motion [..., motion_dim] is given.
+
+        Args:
+            motion: in normalised units. own_speech_token: [..., width] of the same frame, from `frame_tokens`.
+            nod_place: [...] of the frame, as in `FrameInputs`.
+        """
+        kind = self.kind_embedding[OWN_MOTION] - self.kind_embedding[OWN_SPEECH]
+        own_motion = self.motion_encoder(motion * self.own_shown) + self.nod_embedding[nod_place]
+        return own_motion + own_speech_token + kind
+
+    def in_turn(self, tokens: Tensor, turn_place: Tensor) -> Tensor:
+        """Tokens of frames [B, T, 4, width] at their places in the turn [B, T] -> [B, 4 T, width]."""
+        return (tokens + self.turn_place_embedding[turn_place][:, :, None]).flatten(1, 2)
 
     def encode(self, inputs: FrameInputs, frame: np.ndarray, mask: Tensor | None = None, **attention) -> Tensor:
         """z [B, T, width], the conditions of the diffusion head, for the frames [B, T] in one pass.

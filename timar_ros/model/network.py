@@ -139,7 +139,7 @@ class TimarNetwork(nn.Module):
         partner_speech = torch.where(inputs.partner_heard[..., None], speech[0], partner_unheard.to(speech.dtype))
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
-        masked = self.basis_encoder(inputs.basis * self.own_shown.repeat(2)) + self.lag_embedding[inputs.lag]
+        masked = self.basis_encoder(inputs.basis * torch.cat([self.own_shown] * 2)) + self.lag_embedding[inputs.lag]
         own_motion = torch.where(inputs.own_given[..., None], motion[1], masked.to(motion.dtype))
         own_motion = own_motion + self.nod_embedding[inputs.nod_place].to(motion.dtype)
         if self.config.max_lookahead_frames:
@@ -179,7 +179,7 @@ class TimarNetwork(nn.Module):
 
         `mask`, `cache`, `at`, `rows` and `attend` are those of model/transformer.py.
         """
-        rotation = rotation.repeat_interleave(TOKENS_PER_FRAME, dim=1)
+        rotation = rotation.to(self.blocks[0].dtype).repeat_interleave(TOKENS_PER_FRAME, dim=1)
         return self.norm(run_blocks(self.blocks, tokens, rotation=rotation, **attention))
 
     def nod_ahead(self, z: Tensor) -> Tensor:

@@ -453,6 +453,7 @@ class PolicyBatch(OnDevice):
             given["noise"].flatten(1, 2),
             self._temperature,
             mean=self._temperature == 0.0,
+            time=self._time,
         )
         drawn = drawn.view(len(self._streams), shape.draws, -1)
         normalised = self._network.from_change(drawn, inputs.basis, lag, nod_place)
@@ -472,8 +473,9 @@ class PolicyBatch(OnDevice):
         self._memory = TurnMemory(self._network, len(self._streams), device, dtype)
         if before is not None:
             self._memory.copy_from(before)
-        schedule = diffusion.make_schedule(self._config.sampling_steps)
-        self._schedule = replace(schedule, original_step=schedule.original_step.to(device))
+        self._schedule = diffusion.make_schedule(self._config.sampling_steps)
+        with torch.no_grad():
+            self._time = self._network.diffusion.time_embed(self._schedule.original_step.to(device))
         self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
         self._gain = torch.from_numpy(self.sampling.gains()).to(device)
         self._runner = StepRunner(self._advance, device)

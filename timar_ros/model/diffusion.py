@@ -40,11 +40,14 @@ class Schedule:
         return len(self.original_step)
 
     @cached_property
-    def constants(self) -> list[list[float]]:
-        """Of each kept step: the weights of x0 and x_t in the mean, and the log deviation's middle and half range."""
+    def constants(self) -> list[list[Tensor]]:
+        """Of each kept step: the weights of x0 and x_t in the mean, and the log deviation's middle and half range.
+
+        Float32 scalars on the CPU, which every device takes; a Python number would be made one in each operation.
+        """
         low, high = self.posterior_log_variance / 2, self.log_beta / 2
         rows = [self.posterior_x0, self.posterior_xt, (low + high) / 2, (high - low) / 2]
-        return torch.stack(rows, dim=1).tolist()
+        return [list(step.unbind()) for step in torch.stack(rows, dim=1).float()]
 
 
 def cosine_alpha_bar() -> Tensor:
@@ -106,13 +109,12 @@ class ResidualBlock(nn.Module):
     def modulation(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What SiLU of the condition [..., width] does: scale and shift of the normalised input, gate of the output."""
         shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=-1)
-        scale = 1 + scale
-        return scale * self.in_ln.weight, torch.addcmul(shift, scale, self.in_ln.bias), gate
+        return 1 + scale, shift, gate
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
         # Functions instead of modules: with few rows, calling those takes as long as what they compute.
         first, _, last = self.mlp
-        normalised = torch.layer_norm(x, x.shape[-1:], None, None, self.in_ln.eps)
+        normalised = torch.layer_norm(x, x.shape[-1:], self.in_ln.weight, self.in_ln.bias, self.in_ln.eps)
         hidden = silu(linear(torch.addcmul(shift, scale, normalised), first.weight, first.bias))
         return torch.addcmul(x, gate, linear(hidden, last.weight, last.bias))
 
@@ -213,7 +215,7 @@ def sample(
         if draw == 1:
             expected = x0
         weight_x0, weight_xt, middle, half_range = schedule.constants[i]
-        x = torch.add(weight_xt * x, x0, alpha=weight_x0)
+        x = weight_xt * x + weight_x0 * x0
         if i == 0:
             return x if mean is None else torch.where(mean, expected, x)
         x = torch.addcmul(x, torch.exp(half_range * variance + middle), noise[draw])

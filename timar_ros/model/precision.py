@@ -106,7 +106,7 @@ class PackedLinear(nn.Linear):
 
 def _pack(module: nn.Module) -> None:
     """Pack the linear layers in bfloat16, where the CPU has that."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return
     for part in list(module.modules()):
         for name, layer in part.named_children():

@@ -129,21 +129,38 @@ class TimarNetwork(nn.Module):
 
     def tokens(self, inputs: FrameInputs) -> Tensor:
         """Frames [B, T] as tokens [B, 4 T, width]."""
+        return self.in_turn(self.frame_tokens(inputs), inputs.turn_place)
+
+    def frame_tokens(self, inputs: FrameInputs) -> Tensor:
+        """Frames [B, T] as tokens [B, T, 4, width] that do not know their place in the turn."""
         own_unheard, partner_unheard = self.unheard_token
         motion = self.motion_encoder(torch.stack([inputs.partner_motion, inputs.own_motion * self.own_shown]))
         speech = self.speech_encoder(torch.stack([inputs.partner_speech, inputs.own_speech]))
         partner_speech = torch.where(inputs.partner_heard[..., None], speech[0], partner_unheard.to(speech.dtype))
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
-        masked = self.basis_encoder(inputs.basis * self.own_shown.repeat(2)) + self.lag_embedding[inputs.lag]
+        masked = self.basis_encoder(inputs.basis * torch.cat([self.own_shown] * 2)) + self.lag_embedding[inputs.lag]
         own_motion = torch.where(inputs.own_given[..., None], motion[1], masked.to(motion.dtype))
         own_motion = own_motion + self.nod_embedding[inputs.nod_place].to(motion.dtype)
         if self.config.max_lookahead_frames:
             own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]
         kinds = [partner_speech, partner_motion + partner_speech, own_speech, own_motion + own_speech]
-        x = torch.stack(kinds, dim=2) + self.kind_embedding
-        x = x + self.turn_place_embedding[inputs.turn_place][:, :, None]
-        return x.flatten(1, 2)
+        return torch.stack(kinds, dim=2) + self.kind_embedding
+
+    def given_motion_token(self, motion: Tensor, own_speech_token: Tensor, nod_place: Tensor) -> Tensor:
+        """What takes the place of a masked own-motion token [..., width] once the motion [..., motion_dim] is given.
+
+        Args:
+            motion: in normalised units. own_speech_token: [..., width] of the same frame, from `frame_tokens`.
+            nod_place: [...] of the frame, as in `FrameInputs`.
+        """
+        kind = self.kind_embedding[OWN_MOTION] - self.kind_embedding[OWN_SPEECH]
+        own_motion = self.motion_encoder(motion * self.own_shown) + self.nod_embedding[nod_place]
+        return own_motion + own_speech_token + kind
+
+    def in_turn(self, tokens: Tensor, turn_place: Tensor) -> Tensor:
+        """Tokens of frames [B, T, 4, width] at their places in the turn [B, T] -> [B, 4 T, width]."""
+        return (tokens + self.turn_place_embedding[turn_place][:, :, None]).flatten(1, 2)
 
     def encode(self, inputs: FrameInputs, frame: np.ndarray, mask: Tensor | None = None, **attention) -> Tensor:
         """z [B, T, width], the conditions of the diffusion head, for the frames [B, T] in one pass.
@@ -162,7 +179,7 @@ class TimarNetwork(nn.Module):
 
         `mask`, `cache`, `at`, `rows` and `attend` are those of model/transformer.py.
         """
-        rotation = rotation.repeat_interleave(TOKENS_PER_FRAME, dim=1)
+        rotation = rotation.to(self.blocks[0].dtype).repeat_interleave(TOKENS_PER_FRAME, dim=1)
         return self.norm(run_blocks(self.blocks, tokens, rotation=rotation, **attention))
 
     def nod_ahead(self, z: Tensor) -> Tensor:

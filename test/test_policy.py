@@ -137,6 +137,7 @@ def whole_pass(
         draws,
         torch.from_numpy(SAMPLING.temperatures()),
         mean=torch.from_numpy(SAMPLING.temperatures() == 0),
+        posterior=True,
     )
     drawn = network.from_change(drawn, *(of[0, new.start :] for of in (basis, lag, inputs.nod_place)))
     drawn = network.denormalise(drawn * torch.from_numpy(SAMPLING.gains())).numpy()

@@ -184,6 +184,7 @@ def sample(
     z_unconditional: Tensor | None = None,
     guidance: float = 1.0,
     mean: Tensor | None = None,
+    posterior: bool = False,
     time: Tensor | None = None,
 ) -> Tensor:
     """Draw motion for each condition.
@@ -196,6 +197,7 @@ def sample(
             [motion_dim].
         mean: [motion_dim] bool, which numbers are not drawn: they are what the first step expects, the mean of all that
             could be drawn, for x_T tells nothing. (Steps without noise lead to a draw too, that of x_T.)
+        posterior: take the schedule's own variance and not the learned one, which is for its full number of steps.
         z_unconditional: [n, condition_dim] of the pass without the partner, for guidance != 1.
         time: `head.time_embed(schedule.original_step)` on the device, which who draws often computes once.
 
@@ -218,7 +220,8 @@ def sample(
         x = weight_xt * x + weight_x0 * x0
         if i == 0:
             return x if mean is None else torch.where(mean, expected, x)
-        x = torch.addcmul(x, torch.exp(half_range * variance + middle), noise[draw])
+        fraction = -1.0 if posterior else variance
+        x = torch.addcmul(x, torch.exp(half_range * fraction + middle), noise[draw])
     raise AssertionError("a schedule has at least two steps")
 
 

@@ -453,6 +453,7 @@ class PolicyBatch(OnDevice):
             given["noise"].flatten(1, 2),
             self._temperature,
             mean=self._temperature == 0.0,
+            posterior=True,
             time=self._time,
         )
         drawn = drawn.view(len(self._streams), shape.draws, -1)

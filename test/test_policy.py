@@ -1,5 +1,7 @@
 """The incremental policy against the network run over the whole conversation at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, log_mel
-from timar_ros.model.network import FrameInputs, TimarNetwork
+from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
@@ -25,7 +27,8 @@ WINDOW = 60
 SAMPLING = Sampling(
     head_temperature=0.7,
     eyes_temperature=0.9,
-    mouth_temperature=0.6,
+    mouth_temperature=0.0,
+    mouth_gain=1.2,
     face_temperature=0.8,
     head_correlation_frames=3.0,
     eyes_correlation_frames=1.0,
@@ -42,6 +45,7 @@ def small_policy() -> Policy:
         network.motion_mean.uniform_(0.2, 0.4)
         network.motion_kept[1:].uniform_(0.5, 1.0)
         network.motion_step[1:].uniform_(0.1, 1.0)
+        network.nod_course[1:].normal_()
     return Policy("small", network, CHANNELS, {})
 
 
@@ -56,8 +60,17 @@ def conversation(count: int, first: int = 0) -> list[Frame]:
     return frames
 
 
-def play(policy: IncrementalPolicy, frames: list[Frame], hops: list[int], known: dict[int, int]) -> np.ndarray:
-    """Motion of all frames; `known` maps a turn's first frame to the frame at which that is known."""
+def play(
+    policy: IncrementalPolicy,
+    frames: list[Frame],
+    hops: list[int],
+    known: dict[int, int],
+    nods: list[int] | None = None,
+) -> np.ndarray:
+    """Motion of all frames; `known` maps a turn's first frame to the frame at which that is known.
+
+    The first frames of nods are appended to `nods`.
+    """
     motion, at = [], 0
     for hop in hops:
         now = frames[at : at + hop]
@@ -67,6 +80,8 @@ def play(policy: IncrementalPolicy, frames: list[Frame], hops: list[int], known:
             if now[0].index <= sure <= now[-1].index
         ]
         motion.append(policy.step(now, boundaries))
+        if nods is not None and policy.nod_start not in (None, *nods[-1:]):
+            nods.append(policy.nod_start)
         at += hop
     return np.concatenate(motion)
 
@@ -76,6 +91,7 @@ def whole_pass(
     frames: list[Frame],
     motion: np.ndarray,
     turn_starts: list[int],
+    nods: list[int],
     new: range,
     seed: int,
 ):
@@ -107,6 +123,7 @@ def whole_pass(
         partner_motion=network.normalise(torch.from_numpy(faces[None].astype(np.float32))),
         partner_seen=seen,
         turn_place=frame - starts,
+        nod_place=torch.tensor([[sum(f - n + 1 for n in nods if 0 <= f - n < NOD_FRAMES) for f in range(count)]]),
         lookahead=torch.zeros_like(frame),
     )
     mask = by_tokens(may_attend(frame, starts, torch.full_like(frame, -1), WINDOW))
@@ -119,9 +136,11 @@ def whole_pass(
         z[0, new.start :],
         draws,
         torch.from_numpy(SAMPLING.temperatures()),
+        mean=torch.from_numpy(SAMPLING.temperatures() == 0),
+        posterior=True,
     )
-    drawn = network.from_change(drawn, basis[0, new.start :], lag[0, new.start :])
-    drawn = network.denormalise(drawn).numpy()
+    drawn = network.from_change(drawn, *(of[0, new.start :] for of in (basis, lag, inputs.nod_place)))
+    drawn = network.denormalise(drawn * torch.from_numpy(SAMPLING.gains())).numpy()
     drawn[:, 3:] = drawn[:, 3:].clip(0, 1)
     return drawn
 
@@ -138,29 +157,30 @@ def test_every_hop_equals_one_pass_over_the_whole_conversation(turns, random):
     begins = dict(zip(starts[1:], starts, strict=False))
     known = {s: min(s + d, ends[s] - 1, begins[s] + 24) for s, d in late.items()}
     known = {s: max(k, s) for s, k in known.items()}
-    policy, frames = small_policy(), conversation(count)
-    motion = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [1] * count, known)
+    policy, frames, nods = small_policy(), conversation(count), []
+    motion = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [1] * count, known, nods)
     for frame in (count - 1, count // 2, random.randrange(count)):
         begun = [0] + [s for s in starts[1:-1] if known[s] <= frame]
-        wanted = whole_pass(policy, frames, motion, begun, range(frame, frame + 1), seed=5)
+        wanted = whole_pass(policy, frames, motion, begun, nods, range(frame, frame + 1), seed=5)
         assert np.abs(motion[frame] - wanted[0]).max() < 1e-4
 
 
 def test_hops_of_several_frames_equal_one_pass_too():
-    policy, frames = small_policy(), conversation(100)
+    policy, frames, nods = small_policy(), conversation(100), []
     known = {24: 24, 48: 48, 61: 66, 85: 85}
-    motion = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [2] * 50, known)
+    motion = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [2] * 50, known, nods)
+    assert nods
     for first in (22, 66, 98):
         turns = [0] + [s for s, sure in known.items() if sure <= first + 1]
-        wanted = whole_pass(policy, frames, motion, turns, range(first, first + 2), seed=5)
+        wanted = whole_pass(policy, frames, motion, turns, nods, range(first, first + 2), seed=5)
         assert np.abs(motion[first : first + 2] - wanted).max() < 1e-4
 
 
 def test_a_boundary_inside_a_hop_ends_the_old_turn_before_the_new_one_begins():
-    policy, frames = small_policy(), conversation(26)
+    policy, frames, nods = small_policy(), conversation(26), []
     stepper = IncrementalPolicy(policy, "cpu", 5, SAMPLING)
-    motion = play(stepper, frames, [2] * 13, {25: 25})
-    wanted = whole_pass(policy, frames, motion, [0, 25], range(25, 26), seed=5)
+    motion = play(stepper, frames, [2] * 13, {25: 25}, nods)
+    wanted = whole_pass(policy, frames, motion, [0, 25], nods, range(25, 26), seed=5)
     assert np.abs(motion[25] - wanted[0]).max() < 1e-4
 
 
@@ -250,12 +270,24 @@ def test_distances_alone_count_however_long_the_conversation():
             torch.randn(1, frames, 55, generator=g),
             torch.zeros(1, frames, dtype=torch.bool),
             torch.arange(frames)[None],
-            torch.zeros(1, frames, dtype=torch.long),
+            *(torch.zeros(1, frames, dtype=torch.long) for _ in range(2)),
         )
         return network.encode(inputs, first + np.arange(frames)[None])
 
     a_week = 7 * 24 * 3600 * 25
     assert torch.allclose(z(0), z(a_week), atol=1e-4)
+
+
+def test_a_nod_begins_behind_the_hop_that_foresaw_it_and_runs_its_course():
+    policy, frames, nods = small_policy(), conversation(100), []
+    known = {start: start for start in (24, 48, 72, 96)}
+    policy.network.nod_readout.bias.fill_(5.0)
+    nodding = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [4] * 25, known, nods)
+    assert nods == [4, 4 + NOD_FRAMES, 4 + 2 * NOD_FRAMES]
+    never = IncrementalPolicy(policy, "cpu", 5, replace(SAMPLING, nod_threshold=1.0))
+    still = play(never, frames, [4] * 25, known)
+    assert never.nod_start is None
+    assert np.array_equal(nodding[:4], still[:4]) and not np.allclose(nodding[4:8], still[4:8])
 
 
 def test_being_told_that_a_voice_is_not_known_differs_from_silence():

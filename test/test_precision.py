@@ -1,6 +1,7 @@
 """Reduced precision: near float32, chosen by what the machine is fast in, and refused where it cannot be."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_a_network_shared_by_several_heads_keeps_one_precision(network):
     assert set_precision(shared, "auto", CPU) == BFLOAT16
     with pytest.raises(TimarError, match="already brought to bfloat16; load the policy again for int8"):
         set_precision(shared, INT8, CPU)
+
+
+def test_weights_in_bfloat16_give_the_same_bits_packed_copied_and_unpacked():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU does not pack bfloat16")
+    plain = torch.nn.Linear(24, 40).bfloat16().requires_grad_(False)
+    packed = precision.PackedLinear(plain)
+    x = torch.randn(3, 24).bfloat16()
+    assert packed.weight.is_mkldnn
+    copied = copy.deepcopy(packed)
+    again = pickle.loads(pickle.dumps(packed))
+    for layer in (packed, copied, again, precision.PackedLinear(copied)):
+        assert torch.equal(layer(x), plain(x))
+    assert torch.equal(packed.float()(x.float()), plain.float()(x.float()))
 
 
 def test_bfloat16_can_be_left_again(network):

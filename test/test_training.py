@@ -21,10 +21,10 @@ from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, draw_open_turns, draw_wind
 from timar_ros.learn.generate import generate
 from timar_ros.learn.wandering import wandered
 from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
-from timar_ros.model.checkpoint import load_policy
+from timar_ros.model.checkpoint import load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES
-from timar_ros.model.network import TimarNetwork
+from timar_ros.model.network import NOD_FRAMES, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, MOTION_DIM
 from timar_ros.replay import offline
 from timar_ros.stream.policy import IncrementalPolicy, Sampling
@@ -206,10 +206,14 @@ def test_a_run_is_watched_on_conversations_it_does_not_learn_from(data, tmp_path
 
 def test_training_can_begin_with_another_policys_weights(data, tmp_path):
     train.run(arguments(data, tmp_path / "first", steps=2))
+    trained = load_policy(tmp_path / "first" / "policy")
+    save_policy(tmp_path / "first" / "policy", trained.network, CHANNELS, {"head_temperature": 0.4})
     args = arguments(data, tmp_path / "second", steps=1, start=str(tmp_path / "first" / "policy"), learning_rate=0.0)
     assert train.run(args) == 0
-    first, second = (load_policy(tmp_path / run / "policy").network.state_dict() for run in ("first", "second"))
+    policies = [load_policy(tmp_path / run / "policy") for run in ("first", "second")]
+    first, second = (policy.network.state_dict() for policy in policies)
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert policies[1].sampling == {"head_temperature": 0.4}
 
 
 def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path):
@@ -239,7 +243,7 @@ def test_noise_is_alike_from_frame_to_frame_and_standard_normal():
     assert np.mean(noise[:, 1:] * noise[:, :-1]) == pytest.approx(np.exp(-0.25), abs=0.03)
 
 
-def test_a_nod_is_announced_before_it_begins_and_no_longer(tmp_path):
+def test_a_nod_is_announced_before_it_begins_and_then_told_to_its_end(tmp_path):
     rng = np.random.default_rng(5)
     motion = np.zeros((2, SECONDS * 25, MOTION_DIM), np.float32)
     time = np.arange(SECONDS * 25) / 25
@@ -251,10 +255,36 @@ def test_a_nod_is_announced_before_it_begins_and_no_longer(tmp_path):
     (conversation,) = load_conversations(tmp_path, jobs=1)
     announced = np.flatnonzero(conversation.nod_ahead[0])
     assert len(announced) == NOD_AHEAD_FRAMES and (np.diff(announced) == 1).all()
-    assert 250 <= announced[-1] + 1 <= 260  # the middle of the first way down
-    assert not conversation.nod_ahead[1].any()
+    begins = announced[-1] + 1
+    assert 247 <= begins <= 255
+    assert conversation.nod_place[0, begins : begins + NOD_FRAMES].tolist() == list(range(1, NOD_FRAMES + 1))
+    assert np.count_nonzero(conversation.nod_place[0]) == NOD_FRAMES
+    assert not conversation.nod_ahead[1].any() and not conversation.nod_place[1].any()
     window = draw_window(np.random.default_rng(0), [conversation], SECONDS * 25 - 1, 1, 25, clean=True)
     assert window.nod_ahead.sum() in (0, NOD_AHEAD_FRAMES)
+    network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
+    train.set_motion_units(network, [conversation])
+    pitch = CHANNELS.index("headPitch")
+    course = network.nod_course[:, pitch] * network.motion_scale[pitch]
+    assert torch.allclose(course[1:], torch.from_numpy(motion[0, begins : begins + NOD_FRAMES, pitch]), atol=1e-5)
+    assert course[0] == 0 and np.degrees(float(course.max())) == pytest.approx(5.0, abs=0.3)
+
+
+def test_a_nod_that_began_runs_its_usual_course_where_nothing_else_is_drawn():
+    torch.manual_seed(0)
+    network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
+    network.motion_kept[:] = 1.0
+    network.nod_course[1:].normal_()
+    motion = [torch.zeros(55)]
+    for place in range(1, NOD_FRAMES + 1, 2):  # hops of two frames, and one behind the nod
+        for lag in (1, 2):
+            basis = torch.cat([motion[-lag], torch.zeros(55)])
+            motion.append(network.from_change(torch.zeros(55), basis, torch.tensor(lag), torch.tensor(place + lag - 1)))
+    assert torch.allclose(torch.stack(motion), network.nod_course, atol=1e-5)
+    after = network.from_change(
+        torch.zeros(55), torch.cat([motion[-1], torch.zeros(55)]), torch.tensor(1), torch.tensor(0)
+    )
+    assert torch.equal(after, motion[-1])
 
 
 def test_windows_that_begin_astray_come_back(data):
@@ -300,10 +330,12 @@ def test_a_wanderers_deviation_dies_away_while_the_person_goes_on(data):
     windows = [draw_window(rng, [conversation], 100, 2, 25, clean=True, wandering=1.0) for _ in range(4)]
     assert all(np.allclose(w.given[:, pitch] - w.motion[0, :, pitch], 0.1, atol=1e-5) for w in windows)
     batch = train.make_batch(windows, network, recipe, rng, ways_back)
-    reached = network.from_change(batch.target, batch.inputs.basis[:, 100:], batch.inputs.lag[:, 100:])[..., pitch]
+    inputs = batch.inputs
+    of_open_turns = (of[:, 100:] for of in (inputs.basis, inputs.lag, inputs.nod_place))
+    reached = network.from_change(batch.target, *of_open_turns)[..., pitch]
     person = batch.motion[:, 100:, pitch]
-    asked = batch.masked & (batch.inputs.lag[:, 100:] > 0)
-    expected = 0.1 / network.motion_scale[pitch] * remains[batch.inputs.lag[:, 100:]]
+    asked = batch.masked & (inputs.lag[:, 100:] > 0)
+    expected = 0.1 / network.motion_scale[pitch] * remains[inputs.lag[:, 100:]]
     torch.testing.assert_close((reached - person)[asked], expected[asked], atol=1e-4, rtol=1e-3)
 
 

@@ -1,8 +1,9 @@
 """Conversations on disk in DualTalk's layout, and training windows cut from them.
 
 A folder holds NAME_speaker1.wav/.npz and NAME_speaker2.wav/.npz: 16 kHz mono voices of equal length, and motion at
-25 frames a second (`motion` [T, 55] in the channels of motion/channels.py, or FLAME's `exp` and `pose`). Turns come
-from the same voice activity and segmentation as live, computed once and kept in NAME_turns.npy beside the data.
+25 frames a second (`motion` [T, 55] in the channels of motion/channels.py, or FLAME's `exp` and `pose`). Turns
+and floor come from the same voice activity and segmentation as live, computed once and kept in NAME_turns.npz
+beside the data.
 """
 
 from __future__ import annotations
@@ -19,23 +20,27 @@ from tqdm import tqdm
 from timar_ros.errors import TimarError
 from timar_ros.learn.augment import degrade
 from timar_ros.model.features import CONTEXT_SAMPLES
+from timar_ros.model.network import NOD_FRAMES
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.motion.flame import ExpressionMap, from_flame
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
-from timar_ros.replay.behaviour_metrics import nod_onsets
+from timar_ros.replay.behaviour_metrics import FLOORS, floor_by_frame, listening, nod_onsets
 from timar_ros.replay.motion_track import FLAME, MotionTrack, load_motion
 from timar_ros.stream.turns import TurnSegmenter
 
-# How long before a nod the network is asked to see it coming.
-NOD_AHEAD_FRAMES = 12
+# A nod begins so long before the middle of its first way down, which is where it is told for sure.
+NOD_LEAD_FRAMES = 4
+# How long before it begins the network is asked to see it coming.
+NOD_AHEAD_FRAMES = 8
 
 
 @dataclass(frozen=True)
 class Conversation:
     """Two parties' voices [2, n] int16 and motion [2, T, 55] float32, with the first frame of each turn.
 
-    `known` [55] bool says which channels the motion tells of; the others are 0. `nod_ahead` [2, T] bool: a nod of the
-    party begins within the next NOD_AHEAD_FRAMES frames. `drawn` [2, T, 55]: what a policy drew there, if one did.
+    `known` [55] bool says which channels the motion tells of; the others are 0. `drawn` [2, T, 55]: what a policy drew
+    there, if one did. Of nods that begin while their party listens: `nod_place` [2, T] int, the frame's place in the
+    nod from 1, 0 outside; `nod_ahead` [2, T] bool, one begins within the next NOD_AHEAD_FRAMES frames.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Conversation:
     motion: np.ndarray
     known: np.ndarray
     turn_starts: np.ndarray
+    nod_place: np.ndarray
     nod_ahead: np.ndarray
     drawn: np.ndarray | None = None
 
@@ -83,14 +89,13 @@ def load_conversation(folder: Path, name: str, expression: ExpressionMap | None 
     tracks = [load_motion(stem.with_name(stem.name + ".npz")) for stem in stems]
     frames = min(*(len(voice) // FRAME_SAMPLES for voice in voices), *(len(track) for track in tracks))
     both = np.stack([voice[: frames * FRAME_SAMPLES] for voice in voices])
-    turns = folder / f"{name}_turns.npy"
-    if not turns.exists():
-        np.save(turns, find_turn_starts(both))
+    starts, floor = _turns(folder / f"{name}_turns.npz", both)
     tracks = [track.cut(frames) for track in tracks]
     motion = np.stack([_as_channels(track, expression) for track in tracks])
     known = np.logical_and.reduce([_known(track, expression) for track in tracks])
-    nod_ahead = np.stack([_ahead(nod_onsets(track), frames) for track in tracks])
-    return Conversation(name, both, motion, known, np.load(turns), nod_ahead)
+    nods = [_nods(track, floor, speaks) for track, speaks in zip(tracks, ("self", "partner"), strict=True)]
+    nod_place, nod_ahead = (np.stack(each) for each in zip(*nods, strict=True))
+    return Conversation(name, both, motion, known, starts, nod_place, nod_ahead)
 
 
 def _load_voice(wav: Path) -> np.ndarray:
@@ -118,21 +123,30 @@ def _known(track: MotionTrack, expression: ExpressionMap | None) -> np.ndarray:
     return known
 
 
-def _ahead(onsets: np.ndarray, frames: int) -> np.ndarray:
-    """[frames] bool: one of the onsets lies within the next NOD_AHEAD_FRAMES frames."""
-    result = np.zeros(frames, bool)
-    for onset in onsets:
-        result[max(0, onset - NOD_AHEAD_FRAMES) : onset] = True
-    return result
+def _nods(track: MotionTrack, floor: np.ndarray, speaks: str) -> tuple[np.ndarray, np.ndarray]:
+    """`nod_place` and `nod_ahead` [T] of one party, who has the floor where it is `speaks`."""
+    place, ahead = np.zeros(len(track), np.int64), np.zeros(len(track), bool)
+    onsets = nod_onsets(track)
+    for onset in onsets[listening(floor, speaks)[onsets]]:
+        begins = max(0, onset - NOD_LEAD_FRAMES)
+        ahead[max(0, begins - NOD_AHEAD_FRAMES) : begins] = True
+        in_course = place[begins : begins + NOD_FRAMES]
+        in_course[:] = 1 + np.arange(len(in_course))
+    return place, ahead
 
 
-def find_turn_starts(voices: np.ndarray) -> np.ndarray:
-    """First frames of the turns of two voices [2, n] int16, as the live segmentation finds them."""
-    segmenter = TurnSegmenter()
-    starts = [0]
-    for own, partner in (voices / np.float32(32768)).reshape(2, -1, FRAME_SAMPLES).transpose(1, 0, 2):
-        starts += [boundary.frame for boundary in segmenter.step(own, partner).boundaries]
-    return np.unique(starts)
+def _turns(kept: Path, voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First frames of the turns, and who has the floor at each frame, of two voices [2, n] int16."""
+    if not kept.exists():
+        segmenter, boundaries = TurnSegmenter(), []
+        frames = (voices / np.float32(32768)).reshape(2, -1, FRAME_SAMPLES).transpose(1, 0, 2)
+        for own, partner in frames:
+            boundaries += segmenter.step(own, partner).boundaries
+        floor = floor_by_frame(boundaries, len(frames))
+        codes = np.array([FLOORS.index(each) for each in floor], np.int8)
+        np.savez(kept, starts=np.unique([0, *(boundary.frame for boundary in boundaries)]), floor=codes)
+    with np.load(kept) as arrays:
+        return arrays["starts"], np.array(FLOORS)[arrays["floor"]]
 
 
 @dataclass(frozen=True)
@@ -202,7 +216,7 @@ def draw_open_turns(
 class Window:
     """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns.
 
-    The own voice runs `lookahead` frames ahead of everything else. `nod_ahead` [T] is the party's own. `given` [T, 55]
+    The own voice runs `lookahead` frames ahead of everything else. The nods [T] are the party's own. `given` [T, 55]
     is the motion that the party remembers: its own, or what a policy drew in its place.
     """
 
@@ -211,6 +225,7 @@ class Window:
     motion: np.ndarray
     turn_starts: np.ndarray
     open_turns: OpenTurns
+    nod_place: np.ndarray
     nod_ahead: np.ndarray
     given: np.ndarray
     lookahead: int = 0
@@ -260,6 +275,7 @@ def draw_window(
         motion=conversation.motion[order, start : start + frames],
         turn_starts=inside,
         open_turns=draw_open_turns(rng, inside, frames, groups, max_turn_frames),
+        nod_place=conversation.nod_place[order[0], start : start + frames],
         nod_ahead=conversation.nod_ahead[order[0], start : start + frames],
         given=(conversation.drawn if lived else conversation.motion)[order[0], start : start + frames],
         lookahead=lookahead,

@@ -42,7 +42,7 @@ from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
-from timar_ros.model.network import FrameInputs, TimarNetwork
+from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 from timar_ros.stream.policy import region
@@ -165,13 +165,15 @@ def make_batch(
     given = motion[:, 0] + strayed + network.motion_step[1] * noise
     last = stack([turn.basis for turn in turns])
     known = (last >= 0) & ~drop
-    lag = torch.where(known, frame[:, frames:] - last, 0)
+    lag = torch.where(known & masked, frame[:, frames:] - last, 0)
     newest, before = given[rows, last.clamp(min=0)], given[rows, (last - 1).clamp(min=0)]
     basis = torch.cat([newest, (newest - before) / network.motion_step[1]], dim=2) * known[..., None]
     # What strayed comes back as the channel's own deviations do, while the person goes on.
     last_strayed, before_strayed = strayed[rows, last.clamp(min=0)], strayed[rows, (last - 1).clamp(min=0)]
     remains = ways_back[0, lag] * last_strayed + ways_back[1, lag] * (last_strayed - before_strayed)
-    target = network.to_change(copied(motion[:, 0])[:, frames:] + remains * known[..., None], basis, lag)
+    nod_place = copied(stack([window.nod_place for window in windows]))
+    going_on = copied(motion[:, 0])[:, frames:] + remains * known[..., None]
+    target = network.to_change(going_on, basis, lag, nod_place[:, frames:])
     to_draw = torch.cat([torch.zeros_like(masked[:, :1]).expand(-1, frames), masked], dim=1)
     starts = [
         np.maximum.accumulate(np.where(np.isin(np.arange(frames), w.turn_starts), np.arange(frames), 0))
@@ -189,10 +191,11 @@ def make_batch(
         own_motion=copied(given),
         own_given=~to_draw & ~drop,
         basis=torch.cat([basis.new_zeros(batch, frames, basis.shape[2]), basis * masked[..., None]], dim=1),
-        lag=torch.cat([lag.new_zeros(batch, frames), lag * masked], dim=1),
+        lag=torch.cat([lag.new_zeros(batch, frames), lag], dim=1),
         partner_motion=copied(motion[:, 1]),
         partner_seen=seen,
         turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
+        nod_place=nod_place,
         lookahead=torch.tensor([w.lookahead for w in windows], device=device)[:, None].expand(frame.shape),
     )
     may = may_attend(frame, turn_start, copy, network.config.window_frames)
@@ -203,10 +206,10 @@ def make_batch(
 class Objective(nn.Module):
     """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term.
 
-    Beside it two linear layers, thrown away afterwards, must read from the conditions z what the error of drawn motion
-    alone hardly leads to. One whether a nod is about to begin: nods are rare, and what calls for one lies half a second
-    back in the other's voice. One the mouth's shapes, of every frame and not of those to be drawn alone: they are not
-    shown to the network, so that it has to hear them.
+    Beside it, what the error of drawn motion alone hardly leads to. Whether a nod is about to begin must be read from
+    the conditions z: nods are rare, and what calls for one lies half a second back in the other's voice. And so must,
+    by a linear layer that is thrown away afterwards, the mouth's shapes, of every frame and not of those to be drawn
+    alone: they are not shown to the network, so that it has to hear them.
 
     Of channels that the conversations do not tell of nothing is learned.
     """
@@ -215,7 +218,6 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         known, ways_back = known_channels(conversations), find_ways_back(network, conversations)
-        self.foresight = nn.Linear(network.config.width, 1)
         self.lips = nn.Linear(network.config.width, len(CHANNELS))
         self.register_buffer("ways_back", ways_back)
         self._recipe = recipe
@@ -236,7 +238,7 @@ class Objective(nn.Module):
             z = network.encode(batch.inputs, batch.frame.cpu().numpy(), attend=attend)
         lips = (self.lips(z.float()) - batch.motion)[..., self._lips].square().mean()
         z = z[:, history:][masked].float()
-        foreseen = binary_cross_entropy_with_logits(self.foresight(z)[:, 0], batch.nod_ahead[masked].float())
+        foreseen = binary_cross_entropy_with_logits(network.nod_ahead(z), batch.nod_ahead[masked].float())
         z = z.repeat(draws, 1)
         noise = torch.from_numpy(correlated_noise(rng, (draws, *target.shape), NOISE_FRAMES)).to(device)
         noise = noise[:, masked].flatten(0, 1)
@@ -342,7 +344,10 @@ def keep_memory() -> None:
 
 def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
     """Normalise each channel by its mean and standard deviation, and find how well its past predicts it (linear
-    regression over 1, 2, ... frames) but for the mouth's; a floor keeps channels that hardly move from being noise."""
+    regression over 1, 2, ... frames) but for the mouth's; a floor keeps channels that hardly move from being noise.
+
+    The course of a nod is the mean of all, from the frame before each.
+    """
     motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
     network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
     network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
@@ -356,6 +361,16 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
         square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in tracks], axis=0)
         network.motion_kept[lag] = torch.from_numpy(kept)
         network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
+
+    courses = [np.zeros((NOD_FRAMES, len(CHANNELS)))]
+    for conversation in conversations:
+        tracks = (conversation.motion - mean) / scale
+        for track, place in zip(tracks, conversation.nod_place, strict=True):
+            ends = np.flatnonzero(place == NOD_FRAMES)
+            courses += [
+                track[end - NOD_FRAMES + 1 : end + 1] - track[end - NOD_FRAMES] for end in ends if end >= NOD_FRAMES
+            ]
+    network.nod_course[1:] = torch.from_numpy(np.where(MOUTH, 0.0, np.mean(courses[1:] or courses, axis=0)))
 
 
 def find_ways_back(network: TimarNetwork, conversations: list[Conversation]) -> Tensor:
@@ -393,6 +408,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.workers = workers or Workers()
+        self.sampling = start.sampling if start else {}
         torch.manual_seed(recipe.seed)
         self.network = TimarNetwork(config)
         self.network.diffusion.zero_gates()
@@ -443,7 +459,7 @@ class Run:
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.checkpoint)
-        save_policy(self.folder / "policy", self.averaged.module, CHANNELS, {})
+        save_policy(self.folder / "policy", self.averaged.module, CHANNELS, self.sampling)
 
     def look(self, held_out: list[Conversation] | None, conversations: list[Conversation]) -> None:
         """Measure the averaged weights on conversations that are not learned from, and write a video of the first."""
@@ -456,14 +472,14 @@ class Run:
                 for _ in range(LOOK_WINDOWS)
             ]
             objective = Objective(network, recipe, held_out)
-            objective.foresight, objective.lips = self.objective.foresight, self.objective.lips
+            objective.lips = self.objective.lips
             with torch.no_grad():
                 loss, parts = objective(windows, rng)
             with (self.folder / "held_out.csv").open("a", newline="", encoding="utf-8") as log:
                 csv.writer(log).writerow([self.step, f"{loss:.5f}", *(f"{value:.5f}" for value in parts.values())])
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
-        policy = Policy("training", copy.deepcopy(network).cpu(), CHANNELS, {})
+        policy = Policy("training", copy.deepcopy(network).cpu(), CHANNELS, self.sampling)
         write_sample_video(policy, (held_out or conversations)[0], samples / f"step_{self.step:06d}.mp4")
 
     def learning_rate(self) -> float:
@@ -534,7 +550,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the run; an unfinished run there is resumed",
     )
     parser.add_argument(
-        "--start", metavar="POLICY", help="begin with this policy's weights and size, not with random ones"
+        "--start", metavar="POLICY", help="begin with this policy's weights, size and sampling, not with random weights"
     )
     parser.add_argument(
         "--held-out", type=Path, metavar="DIR", help="conversations to measure by and not to learn from"

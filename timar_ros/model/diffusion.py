@@ -15,7 +15,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import linear, silu
 
 TRAIN_STEPS = 1000
 SINUSOID_WIDTH = 256
@@ -40,11 +40,14 @@ class Schedule:
         return len(self.original_step)
 
     @cached_property
-    def constants(self) -> list[list[float]]:
-        """Of each kept step: the weights of x0 and x_t in the mean, and the log deviation's middle and half range."""
+    def constants(self) -> list[list[Tensor]]:
+        """Of each kept step: the weights of x0 and x_t in the mean, and the log deviation's middle and half range.
+
+        Float32 scalars on the CPU, which every device takes; a Python number would be made one in each operation.
+        """
         low, high = self.posterior_log_variance / 2, self.log_beta / 2
         rows = [self.posterior_x0, self.posterior_xt, (low + high) / 2, (high - low) / 2]
-        return torch.stack(rows, dim=1).tolist()
+        return [list(step.unbind()) for step in torch.stack(rows, dim=1).float()]
 
 
 def cosine_alpha_bar() -> Tensor:
@@ -104,14 +107,16 @@ class ResidualBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def modulation(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the condition y [..., width] does: scale and shift of the normalised input, gate of the output."""
-        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
-        scale = 1 + scale
-        return scale * self.in_ln.weight, torch.addcmul(shift, scale, self.in_ln.bias), gate
+        """What SiLU of the condition [..., width] does: scale and shift of the normalised input, gate of the output."""
+        shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=-1)
+        return 1 + scale, shift, gate
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
-        normalised = layer_norm(x, x.shape[-1:], eps=self.in_ln.eps)
-        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, scale, normalised)))
+        # Functions instead of modules: with few rows, calling those takes as long as what they compute.
+        first, _, last = self.mlp
+        normalised = torch.layer_norm(x, x.shape[-1:], self.in_ln.weight, self.in_ln.bias, self.in_ln.eps)
+        hidden = silu(linear(torch.addcmul(shift, scale, normalised), first.weight, first.bias))
+        return torch.addcmul(x, gate, linear(hidden, last.weight, last.bias))
 
 
 class FinalLayer(nn.Module):
@@ -124,8 +129,8 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def modulation(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What the condition y [..., width] does: scale and shift of the normalised input."""
-        shift, scale = self.adaLN_modulation(y).chunk(2, dim=-1)
+        """What SiLU of the condition [..., width] does: scale and shift of the normalised input."""
+        shift, scale = self.adaLN_modulation[1](y).chunk(2, dim=-1)
         return 1 + scale, shift
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -149,6 +154,7 @@ class DiffusionHead(nn.Module):
 
     def modulations(self, y: Tensor) -> list[tuple[Tensor, ...]]:
         """What the condition y [..., width] does to each block and to the final layer."""
+        y = silu(y)
         return [layer.modulation(y) for layer in (*self.res_blocks, self.final_layer)]
 
     def denoise(self, x_t: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
@@ -177,6 +183,9 @@ def sample(
     temperature: float | Tensor = 1.0,
     z_unconditional: Tensor | None = None,
     guidance: float = 1.0,
+    mean: Tensor | None = None,
+    posterior: bool = False,
+    time: Tensor | None = None,
 ) -> Tensor:
     """Draw motion for each condition.
 
@@ -186,30 +195,38 @@ def sample(
             added at the last step, so `steps` arrays suffice (a further one is ignored).
         temperature: scales the noise of the steps, not x_T (TIMAR); 0 draws each step's mean. A number, or
             [motion_dim].
+        mean: [motion_dim] bool, which numbers are not drawn: they are what the first step expects, the mean of all that
+            could be drawn, for x_T tells nothing. (Steps without noise lead to a draw too, that of x_T.)
+        posterior: take the schedule's own variance and not the learned one, which is for its full number of steps.
         z_unconditional: [n, condition_dim] of the pass without the partner, for guidance != 1.
+        time: `head.time_embed(schedule.original_step)` on the device, which who draws often computes once.
 
     Returns:
         [n, motion_dim] in the units that the head was trained on.
     """
     x, noise = noise[0], noise * temperature
-    modulations = _all_steps(head, schedule, z)
-    unguided = _all_steps(head, schedule, z_unconditional) if guidance != 1.0 else None
+    if time is None:
+        time = head.time_embed(schedule.original_step.to(z.device))
+    modulations = _all_steps(head, time, z)
+    unguided = _all_steps(head, time, z_unconditional) if guidance != 1.0 else None
     for draw, i in enumerate(reversed(range(len(schedule))), start=1):
         x0, variance = head.denoise(x, modulations[i])
         if unguided is not None:
             x0_unconditional, _ = head.denoise(x, unguided[i])
             x0 = x0_unconditional + guidance * (x0 - x0_unconditional)
+        if draw == 1:
+            expected = x0
         weight_x0, weight_xt, middle, half_range = schedule.constants[i]
-        x = torch.add(weight_xt * x, x0, alpha=weight_x0)
+        x = weight_xt * x + weight_x0 * x0
         if i == 0:
-            return x
-        x = torch.addcmul(x, torch.exp(half_range * variance + middle), noise[draw])
+            return x if mean is None else torch.where(mean, expected, x)
+        fraction = -1.0 if posterior else variance
+        x = torch.addcmul(x, torch.exp(half_range * fraction + middle), noise[draw])
     raise AssertionError("a schedule has at least two steps")
 
 
-def _all_steps(head: DiffusionHead, schedule: Schedule, z: Tensor) -> list[tuple[tuple[Tensor, ...], ...]]:
+def _all_steps(head: DiffusionHead, time: Tensor, z: Tensor) -> list[tuple[tuple[Tensor, ...], ...]]:
     """Modulations of each kept step, for all steps in one pass: they do not depend on x_t."""
-    time = head.time_embed(schedule.original_step.to(z.device))
     layers = head.modulations(time[:, None] + head.cond_embed(z))
     by_step = [zip(*(part.unbind(0) for part in layer), strict=True) for layer in layers]
     return list(zip(*by_step, strict=True))

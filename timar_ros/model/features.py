@@ -18,7 +18,8 @@ from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 WINDOW_SAMPLES = 400
 SHIFT_SAMPLES = 160
 FRAMES_BEFORE = 12
-CONTEXT_SAMPLES = FRAMES_BEFORE * FRAME_SAMPLES + WINDOW_SAMPLES - SHIFT_SAMPLES
+OVERLAP_SAMPLES = WINDOW_SAMPLES - SHIFT_SAMPLES
+CONTEXT_SAMPLES = FRAMES_BEFORE * FRAME_SAMPLES + OVERLAP_SAMPLES
 FFT_SIZE = 512
 MEL_BANDS = 40
 SPECTRA_PER_FRAME = FRAME_SAMPLES // SHIFT_SAMPLES
@@ -61,11 +62,25 @@ def log_mel(samples: Tensor) -> Tensor:
         [..., frames, FEATURES_PER_FRAME] float32, about -1 in silence and up to 2 in loud speech; the frame's own
         spectra, oldest first, then the means of the frames before it, oldest first. Level is kept.
     """
+    spectra = frame_spectra(samples)
+    return beside_means(spectra[..., FRAMES_BEFORE:, :, :], spectra[..., :-1, :, :].mean(dim=-2))
+
+
+def frame_spectra(samples: Tensor) -> Tensor:
+    """The frames' own spectra [..., frames, 4, MEL_BANDS] of samples [..., OVERLAP_SAMPLES + 640 * frames]."""
     windows = samples.unfold(-1, WINDOW_SAMPLES, SHIFT_SAMPLES)
     windows = windows * _window().to(samples.device)
     spectrum = torch.fft.rfft(windows, FFT_SIZE)
     power = spectrum.real.square() + spectrum.imag.square()
     mel = power @ mel_filterbank().to(samples.device)
-    spectra = ((torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE).unflatten(-2, (-1, SPECTRA_PER_FRAME))
-    before = spectra[..., :-1, :, :].mean(dim=-2).unfold(-2, FRAMES_BEFORE, 1).transpose(-1, -2)
-    return torch.cat([spectra[..., FRAMES_BEFORE:, :, :].flatten(-2), before.flatten(-2)], dim=-1)
+    return ((torch.log(mel + LOG_FLOOR) + LOG_OFFSET) / LOG_SCALE).unflatten(-2, (-1, SPECTRA_PER_FRAME))
+
+
+def beside_means(spectra: Tensor, means: Tensor) -> Tensor:
+    """Features [..., frames, FEATURES_PER_FRAME] of frames with these spectra.
+
+    Args:
+        means: [..., FRAMES_BEFORE + frames - 1, MEL_BANDS] the mean spectra of the frames before each.
+    """
+    before = means.unfold(-2, FRAMES_BEFORE, 1).transpose(-1, -2)
+    return torch.cat([spectra.flatten(-2), before.flatten(-2)], dim=-1)

@@ -17,6 +17,10 @@ Where it differs from the published network, and why:
   still there after so many frames), in units of how far that prediction usually is off (`motion_step`); the masked
   token is told that motion and how it moved. Drawn as a whole, a frame must find its neighbours' place to a hundredth
   of the range again each time, and shakes by what it misses.
+- A listener's nods are decided and then carried out: the network reads off each frame whether a nod is about to begin,
+  and once one has begun it is told the place in it, and a nod's usual course (`nod_course`) is a part of what its
+  motion alone would predict. Without that it must feel its way into each nod anew at every hop, and a network that is
+  trained not to trust the past of its own motion seldom gets there.
 - Of its own motion the network is shown the channels in `own_shown`. The mouth's past is left out, for it is in the
   voice: shown it, the network goes on with the lips it drew itself instead of listening.
 - Speech comes as log-mel frames without look-ahead instead of wav2vec 2.0, whose 315 M parameters see whole seconds.
@@ -37,6 +41,8 @@ from timar_ros.model.transformer import Block, run_blocks
 
 TOKENS_PER_FRAME = 4
 PARTNER_SPEECH, PARTNER_MOTION, OWN_SPEECH, OWN_MOTION = range(TOKENS_PER_FRAME)
+# A nod is at its end, or goes on by itself, after 1.6 s: up to three cycles at 1.5 to 2.4 Hz.
+NOD_FRAMES = 40
 
 
 @dataclass
@@ -54,6 +60,7 @@ class FrameInputs:
         partner_motion: [B, T, motion_dim] in normalised units; counts only where partner_seen.
         partner_seen: [B, T] bool.
         turn_place: [B, T] int, the frame's place in its turn from 0.
+        nod_place: [B, T] int, the frame's place in the own nod from 1 to NOD_FRAMES, 0 outside of nods.
         lookahead: [B, T] int, by how many frames own_speech runs ahead of the frame.
     """
 
@@ -68,6 +75,7 @@ class FrameInputs:
     partner_motion: Tensor
     partner_seen: Tensor
     turn_place: Tensor
+    nod_place: Tensor
     lookahead: Tensor
 
 
@@ -91,6 +99,8 @@ class TimarNetwork(nn.Module):
             self.lookahead_embedding = nn.Parameter(0.02 * torch.randn(config.max_lookahead_frames + 1, width))
         self.unheard_token = nn.Parameter(0.02 * torch.randn(2, width))  # own, partner
         self.unseen_token = nn.Parameter(0.02 * torch.randn(width))
+        self.nod_embedding = nn.Parameter(0.02 * torch.randn(NOD_FRAMES + 1, width))
+        self.nod_readout = nn.Linear(width, 1)
         self.lag_embedding = nn.Parameter(0.02 * torch.randn(config.max_turn_frames + 1, width))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -100,6 +110,7 @@ class TimarNetwork(nn.Module):
         lags = config.max_turn_frames + 1  # 0: nothing is given to start from
         self.register_buffer("motion_kept", torch.zeros(lags, config.motion_dim))
         self.register_buffer("motion_step", torch.ones(lags, config.motion_dim))
+        self.register_buffer("nod_course", torch.zeros(NOD_FRAMES + 1, config.motion_dim))
         self.register_buffer("own_shown", torch.ones(config.motion_dim))
         half = width // config.heads // 2
         # Periods from about 6 frames (a quarter of a second) to beyond the window; float64 keeps hours exact.
@@ -118,20 +129,38 @@ class TimarNetwork(nn.Module):
 
     def tokens(self, inputs: FrameInputs) -> Tensor:
         """Frames [B, T] as tokens [B, 4 T, width]."""
+        return self.in_turn(self.frame_tokens(inputs), inputs.turn_place)
+
+    def frame_tokens(self, inputs: FrameInputs) -> Tensor:
+        """Frames [B, T] as tokens [B, T, 4, width] that do not know their place in the turn."""
         own_unheard, partner_unheard = self.unheard_token
         motion = self.motion_encoder(torch.stack([inputs.partner_motion, inputs.own_motion * self.own_shown]))
         speech = self.speech_encoder(torch.stack([inputs.partner_speech, inputs.own_speech]))
         partner_speech = torch.where(inputs.partner_heard[..., None], speech[0], partner_unheard.to(speech.dtype))
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
-        masked = self.basis_encoder(inputs.basis * self.own_shown.repeat(2)) + self.lag_embedding[inputs.lag]
+        masked = self.basis_encoder(inputs.basis * torch.cat([self.own_shown] * 2)) + self.lag_embedding[inputs.lag]
         own_motion = torch.where(inputs.own_given[..., None], motion[1], masked.to(motion.dtype))
+        own_motion = own_motion + self.nod_embedding[inputs.nod_place].to(motion.dtype)
         if self.config.max_lookahead_frames:
             own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]
         kinds = [partner_speech, partner_motion + partner_speech, own_speech, own_motion + own_speech]
-        x = torch.stack(kinds, dim=2) + self.kind_embedding
-        x = x + self.turn_place_embedding[inputs.turn_place][:, :, None]
-        return x.flatten(1, 2)
+        return torch.stack(kinds, dim=2) + self.kind_embedding
+
+    def given_motion_token(self, motion: Tensor, own_speech_token: Tensor, nod_place: Tensor) -> Tensor:
+        """What takes the place of a masked own-motion token [..., width] once the motion [..., motion_dim] is given.
+
+        Args:
+            motion: in normalised units. own_speech_token: [..., width] of the same frame, from `frame_tokens`.
+            nod_place: [...] of the frame, as in `FrameInputs`.
+        """
+        kind = self.kind_embedding[OWN_MOTION] - self.kind_embedding[OWN_SPEECH]
+        own_motion = self.motion_encoder(motion * self.own_shown) + self.nod_embedding[nod_place]
+        return own_motion + own_speech_token + kind
+
+    def in_turn(self, tokens: Tensor, turn_place: Tensor) -> Tensor:
+        """Tokens of frames [B, T, 4, width] at their places in the turn [B, T] -> [B, 4 T, width]."""
+        return (tokens + self.turn_place_embedding[turn_place][:, :, None]).flatten(1, 2)
 
     def encode(self, inputs: FrameInputs, frame: np.ndarray, mask: Tensor | None = None, **attention) -> Tensor:
         """z [B, T, width], the conditions of the diffusion head, for the frames [B, T] in one pass.
@@ -150,8 +179,12 @@ class TimarNetwork(nn.Module):
 
         `mask`, `cache`, `at`, `rows` and `attend` are those of model/transformer.py.
         """
-        rotation = rotation.repeat_interleave(TOKENS_PER_FRAME, dim=1)
+        rotation = rotation.to(self.blocks[0].dtype).repeat_interleave(TOKENS_PER_FRAME, dim=1)
         return self.norm(run_blocks(self.blocks, tokens, rotation=rotation, **attention))
+
+    def nod_ahead(self, z: Tensor) -> Tensor:
+        """How surely a nod is about to begin, from z [..., width]: [...] logits."""
+        return self.nod_readout(z)[..., 0]
 
     def normalise(self, motion: Tensor) -> Tensor:
         """Motion in its own units (rad, blendshape weights) -> units of the network."""
@@ -160,10 +193,16 @@ class TimarNetwork(nn.Module):
     def denormalise(self, motion: Tensor) -> Tensor:
         return motion * self.motion_scale + self.motion_mean
 
-    def to_change(self, motion: Tensor, basis: Tensor, lag: Tensor) -> Tensor:
+    def to_change(self, motion: Tensor, basis: Tensor, lag: Tensor, nod_place: Tensor) -> Tensor:
         """Motion [..., motion_dim] in normalised units -> what the diffusion head draws of it."""
-        return (motion - self.motion_kept[lag] * basis[..., : self.config.motion_dim]) / self.motion_step[lag]
+        return (motion - self._expected(basis, lag, nod_place)) / self.motion_step[lag]
 
-    def from_change(self, change: Tensor, basis: Tensor, lag: Tensor) -> Tensor:
+    def from_change(self, change: Tensor, basis: Tensor, lag: Tensor, nod_place: Tensor) -> Tensor:
         """The inverse of `to_change`."""
-        return self.motion_kept[lag] * basis[..., : self.config.motion_dim] + change * self.motion_step[lag]
+        return self._expected(basis, lag, nod_place) + change * self.motion_step[lag]
+
+    def _expected(self, basis: Tensor, lag: Tensor, nod_place: Tensor) -> Tensor:
+        """What the last given motion and the usual course of a nod lead to."""
+        begun = nod_place > 0
+        nodded = self.nod_course[nod_place] - self.nod_course[torch.where(begun, (nod_place - lag).clamp(min=0), 0)]
+        return self.motion_kept[lag] * basis[..., : self.config.motion_dim] + nodded

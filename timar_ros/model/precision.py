@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +46,9 @@ def set_precision(network: nn.Module, precision: str, device: torch.device) -> s
     if already is None and precision != FLOAT32:
         for module in network.reducible:
             _reduce(module, precision)
+    if precision == BFLOAT16 and device.type == "cpu":
+        for module in network.reducible:
+            _pack(module)
     network.precision = precision
     return precision
 
@@ -70,6 +75,43 @@ def _reduce(module: nn.Module, precision: str) -> None:
         for layer in part.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d):
                 layer.to(torch.bfloat16)
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer whose weight lies as oneDNN wants it; else each call would bring it there. The same bits."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+        self.weight, self.bias = nn.Parameter(packed, requires_grad=False), layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.weight.is_mkldnn:
+            return super().forward(x)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    def _unpacked(self) -> nn.Parameter:
+        return nn.Parameter(self.weight.to_dense(), requires_grad=False) if self.weight.is_mkldnn else self.weight
+
+    def _apply(self, function: Callable, recurse: bool = True) -> PackedLinear:
+        """To another device or type it goes unpacked, as torch knows packed weights on the CPU only."""
+        self.weight = self._unpacked()
+        return super()._apply(function, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies are unpacked likewise."""
+        return {**self.__dict__, "_parameters": {"weight": self._unpacked(), "bias": self.bias}}
+
+
+def _pack(module: nn.Module) -> None:
+    """Pack the linear layers in bfloat16, where the CPU has that."""
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return
+    for part in list(module.modules()):
+        for name, layer in part.named_children():
+            if isinstance(layer, nn.Linear) and layer.weight.dtype == torch.bfloat16 and not layer.weight.is_mkldnn:
+                setattr(part, name, PackedLinear(layer))
 
 
 def _fastest(network: nn.Module, device: torch.device) -> str:

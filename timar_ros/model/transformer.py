@@ -88,7 +88,7 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
     `rotation` [B, N, 2, head_width]: the cosines of the angles for both halves, then minus the sines and the sines.
     """
-    cos, sin = rotation[:, None].to(x.dtype).unbind(-2)
+    cos, sin = rotation[:, None].unbind(-2)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 

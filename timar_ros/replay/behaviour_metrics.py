@@ -208,7 +208,7 @@ def cue_answers(track: MotionTrack, floor: np.ndarray, cues_s: np.ndarray) -> di
         The counts `offered`, `answers` and `on_cue`, and of them `precision`, `recall` and `f1`.
     """
     begins = np.unique(np.concatenate([nod_onsets(track), _smile_onsets(track)]))
-    begins = begins[~_at_length(np.isin(floor, ("self", "both")))[begins]] * FRAME_S
+    begins = begins[listening(floor)[begins]] * FRAME_S
     answers = begins[np.diff(begins, prepend=-np.inf) > CUE_S]
     cues_s = cues_s[cues_s + CUE_S <= len(track) * FRAME_S]
     on_cue, first = 0, 0
@@ -222,12 +222,13 @@ def cue_answers(track: MotionTrack, floor: np.ndarray, cues_s: np.ndarray) -> di
     )
 
 
-def _at_length(speaking: np.ndarray) -> np.ndarray:
-    """[n] whether somebody speaks for longer than a backchannel takes (0.66 s at p95 in telephone dialogues)."""
+def listening(floor: np.ndarray, me: str = "self") -> np.ndarray:
+    """[n] whether somebody, who is `me` in the floor, says no more than a backchannel (0.66 s at p95 by telephone)."""
+    speaking = np.isin(floor, (me, "both"))
     edges = np.flatnonzero(np.diff(np.concatenate([[False], speaking, [False]]).astype(np.int8))).reshape(-1, 2)
-    result = np.zeros(len(speaking), bool)
+    result = np.ones(len(speaking), bool)
     for start, end in edges:
-        result[start:end] = (end - start) * FRAME_S >= TURN_S
+        result[start:end] = (end - start) * FRAME_S < TURN_S
     return result
 
 

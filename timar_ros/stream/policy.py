@@ -1,7 +1,7 @@
 """The policy, hop by hop: closed turns are encoded once and kept, the open turn is encoded again at each hop.
 
-    frames ─ features ─ turns of the pass ─ backbone ─┬─ z of new frames ─ diffusion head ─ motion of the hop
-             (closing ones, then the open one)        └─ keys and values of closing turns ─ ring
+    frames ─ features ─ tokens ─ turns of the pass ─ backbone ─┬─ z of new frames ─ diffusion head ─ motion of the hop
+              (kept)   (kept)    (closing, then open)          └─ keys and values of closing turns ─ ring
 
 One pass does both: a closing turn's tokens see the turns before it and itself, with the motion as sent; the open
 turn's tokens see that turn too. The ring holds the last `window_frames` frames before the open turn's start, so the
@@ -22,13 +22,27 @@ from torch import Tensor
 from timar_ros.errors import TimarError
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
-from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, log_mel
-from timar_ros.model.network import OWN_MOTION, TOKENS_PER_FRAME, FrameInputs, TimarNetwork
+from timar_ros.model.features import (
+    FEATURES_PER_FRAME,
+    FRAMES_BEFORE,
+    OVERLAP_SAMPLES,
+    beside_means,
+    frame_spectra,
+)
+from timar_ros.model.network import (
+    NOD_FRAMES,
+    OWN_MOTION,
+    OWN_SPEECH,
+    TOKENS_PER_FRAME,
+    FrameInputs,
+    TimarNetwork,
+)
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.rates import FRAME_SAMPLES
 from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows, choose_device
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
-from timar_ros.stream.turn_memory import NEVER, ClosedTurns, OpenTurn
+from timar_ros.stream.turn_memory import NEVER, Turn, TurnMemory
 from timar_ros.stream.turns import TurnBoundary
 
 # On CUDA a pass is padded to a multiple of so many frames, so that few graphs do; the CPU computes no padding.
@@ -43,9 +57,13 @@ class Sampling:
 
     Attributes:
         head_temperature, eyes_temperature, mouth_temperature, face_temperature: scale the noise of the diffusion steps;
-            0 draws each step's mean. Eyes and mouth are the channels that REGIONS names, face the other blendshapes.
+            0 draws nothing and takes the mean of all that could be drawn. Eyes and mouth are the channels that REGIONS
+            names, face the other blendshapes.
         head_correlation_frames and the like: how long noise stays alike, in frames of 40 ms (deviation of the
             smoothing kernel).
+        mouth_gain: by how much the mouth's way from its mean place is enlarged. Means of what could be drawn move less
+            than any of it does (global variance; Toda and Tokuda 2007).
+        nod_threshold: how likely a listener's nod must be for one to begin, 0 to 1; at 1 none ever does.
     """
 
     head_temperature: float = 1.0
@@ -56,6 +74,8 @@ class Sampling:
     eyes_correlation_frames: float = 1.0
     mouth_correlation_frames: float = 1.0
     face_correlation_frames: float = 1.0
+    mouth_gain: float = 1.0
+    nod_threshold: float = 0.5
 
     @classmethod
     def from_policy(cls, policy: Policy, temperature: float = 1.0) -> Sampling:
@@ -73,6 +93,10 @@ class Sampling:
     def temperatures(self) -> np.ndarray:
         """[55] float32."""
         return self._per_channel("temperature")
+
+    def gains(self) -> np.ndarray:
+        """[55] float32."""
+        return np.array([self.mouth_gain if region(channel) == "mouth" else 1.0 for channel in CHANNELS], np.float32)
 
     def correlations(self) -> np.ndarray:
         """[55] float32, frames."""
@@ -120,14 +144,39 @@ class _Stream:
         self.reset()
 
     def reset(self) -> None:
-        self.open: OpenTurn | None = None
+        self.open: Turn | None = None
         self.next_frame: int | None = None
+        self.heard_from: int | None = None  # the hop's first frame
+        self.heard: dict[str, np.ndarray] = {}  # of the hop's frames, see `FrameInputs`
         self.last_motion: np.ndarray | None = None  # the newest drawn frames, at most two, normalised units
-        self.context = np.zeros((2, CONTEXT_SAMPLES), np.float32)
+        self.nod_ahead = -np.inf  # how surely a nod is about to begin, as a logit
+        self.nod_start: int | None = None  # first frame of the newest nod
+        self._samples = torch.zeros(2, OVERLAP_SAMPLES)
+        silence = frame_spectra(torch.zeros(2, OVERLAP_SAMPLES + FRAMES_BEFORE * FRAME_SAMPLES))
+        self._means = silence.mean(dim=-2)
+
+    def features(self, voices: np.ndarray) -> np.ndarray:
+        """Both voices' next frames [2, 640 frames] -> [2, frames, FEATURES_PER_FRAME], as `log_mel` would have it."""
+        samples = torch.cat([self._samples, torch.from_numpy(voices)], dim=1)
+        spectra = frame_spectra(samples)
+        means = torch.cat([self._means, spectra.mean(dim=-2)], dim=1)
+        self._samples, self._means = samples[:, -OVERLAP_SAMPLES:], means[:, -FRAMES_BEFORE:]
+        return beside_means(spectra, means[:, :-1]).numpy()
 
     def remember(self, motion: np.ndarray) -> None:
         known = motion if self.last_motion is None else np.concatenate([self.last_motion, motion])
         self.last_motion = known[-2:]
+
+    def nod_place(self, frames: np.ndarray) -> np.ndarray:
+        """Places of frames [n] in the newest nod, 0 after it."""
+        place = np.zeros(len(frames), np.int64) if self.nod_start is None else frames - self.nod_start + 1
+        return np.where(place <= NOD_FRAMES, place, 0)
+
+    def decide_nod(self, threshold: float) -> None:
+        """Begin a nod with the next frame if one is likelier than `threshold` and none is under way."""
+        likely = 1.0 / (1.0 + np.exp(-self.nod_ahead)) > threshold
+        if likely and not self.nod_place(np.array([self.next_frame])).any():
+            self.nod_start = self.next_frame
 
     def basis(self, step: np.ndarray) -> np.ndarray:
         """What the next frames start from [2 dim], see model/network.py; `step` [dim] is motion_step[1]."""
@@ -178,7 +227,7 @@ class PolicyBatch(OnDevice):
         self._mean, self._scale = self._network.motion_mean.cpu().numpy(), self._network.motion_scale.cpu().numpy()
         self._step = self._network.motion_step[1].cpu().numpy()
         self._packings: dict[PassShape, Packing] = {}
-        self._closed: ClosedTurns | None = None
+        self._memory: TurnMemory | None = None
         super().__init__(policy.network, choose_device(device), precision)
         self.reset()
 
@@ -186,7 +235,12 @@ class PolicyBatch(OnDevice):
         """Forget one conversation, or all; the next frame begins one with its own number."""
         for i in range(len(self._streams)) if stream is None else [stream]:
             self._streams[i].reset()
-            self._closed.frames[i] = NEVER
+            self._memory.frames[i] = NEVER
+
+    @property
+    def nod_starts(self) -> list[int | None]:
+        """First frame of each stream's newest nod, or None."""
+        return [stream.nod_start for stream in self._streams]
 
     @torch.inference_mode()
     def step(self, hops: Sequence[Hop | None]) -> list[np.ndarray | None]:
@@ -209,19 +263,23 @@ class PolicyBatch(OnDevice):
                     # The last turn of the group has its motion now and closes with the next group, if there is one.
                     rest = turns[stream][len(groups[stream]) :]
                     turns[stream] = [groups[stream][-1], *rest] if rest else []
+        for stream, hop in enumerate(hops):
+            if hop is not None:
+                self._streams[stream].decide_nod(self.sampling.nod_threshold)
         return [np.concatenate(parts) if parts else None for parts in motion]
 
-    def _hear(self, stream: int, hop: Hop) -> list[OpenTurn]:
+    def _hear(self, stream: int, hop: Hop) -> list[Turn]:
         """Add a hop's frames to a stream's open turn, and cut it: closing turns, then the new open one."""
         state, frames = self._streams[stream], hop.frames
         longest = self._config.max_turn_frames
         if state.open is None:
-            state.open = OpenTurn(frames[0].index, self._config.motion_dim)
+            state.open = Turn(frames[0].index)
             state.next_frame = frames[0].index
         check_follows([frame.index for frame in frames], state.next_frame)
         if len(frames) > longest:
             raise ValueError(f"a hop of {len(frames)} frames; at most {longest} are possible")
-        state.open.extend(**self._heard(state, frames))
+        state.heard_from, state.heard = state.next_frame, self._heard(state, frames)
+        state.open.frames += len(frames)
         state.next_frame += len(frames)
         turns = []
         for boundary in hop.boundaries:
@@ -229,15 +287,13 @@ class PolicyBatch(OnDevice):
                 closing, state.open = state.open.split(boundary.frame)
                 turns.append(closing)
         turns.append(state.open)
-        if too_long := [len(turn) for turn in turns if len(turn) > longest]:
+        if too_long := [turn.frames for turn in turns if turn.frames > longest]:
             raise ValueError(f"a turn of {too_long[0]} frames; this policy knows turns of at most {longest}")
         return turns
 
     def _heard(self, state: _Stream, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
         voices = np.stack([np.concatenate([getattr(f, party) for f in frames]) for party in ("own", "partner")])
-        samples = np.concatenate([state.context, voices], axis=1)
-        state.context = samples[:, -CONTEXT_SAMPLES:]
-        own_speech, partner_speech = log_mel(torch.from_numpy(samples)).numpy()
+        own_speech, partner_speech = state.features(voices)
         seen = np.array([frame.partner_motion is not None for frame in frames])
         partner_motion = np.zeros((len(frames), self._config.motion_dim), np.float32)
         for i in np.flatnonzero(seen):
@@ -250,14 +306,15 @@ class PolicyBatch(OnDevice):
             "partner_heard": np.array([frame.partner_heard for frame in frames]),
             "partner_motion": partner_motion,
             "partner_seen": seen,
+            "nod_place": state.nod_place(np.array([frame.index for frame in frames])),
         }
 
     # One pass over all streams
 
-    def _pass(self, groups: list[list[OpenTurn]]) -> list[np.ndarray]:
+    def _pass(self, groups: list[list[Turn]]) -> list[np.ndarray]:
         """Draw the new motion of each group's last turn and keep the turns before it as closed."""
-        frames = max(sum(len(turn) for turn in group) for group in groups)
-        draws = max(len(group[-1]) - group[-1].drawn if group else 0 for group in groups)
+        frames = max(sum(turn.frames for turn in group) for group in groups)
+        draws = max(group[-1].frames - group[-1].drawn if group else 0 for group in groups)
         if self.device.type == "cuda":
             frames = -(-frames // CUDA_FRAMES_STEP) * CUDA_FRAMES_STEP
         shape = PassShape(frames, draws, any(len(group) > 1 for group in groups), self._must_mask(groups, frames))
@@ -268,104 +325,109 @@ class PolicyBatch(OnDevice):
             if not group:
                 motion.append(None)
                 continue
-            new = len(group[-1]) - group[-1].drawn
-            motion.append(drawn[stream, :new])
-            normalised = (motion[-1] - self._mean) / self._scale
-            group[-1].add_motion(normalised)
-            self._streams[stream].remember(normalised)
+            new = group[-1].frames - group[-1].drawn
+            motion.append(drawn[stream, :new, :-1])
+            group[-1].drawn = group[-1].frames
+            self._streams[stream].nod_ahead = drawn[stream, new - 1, -1]
+            self._streams[stream].remember((motion[-1] - self._mean) / self._scale)
             for turn in group[:-1]:
-                numbers = np.arange(turn.first_frame, turn.first_frame + len(turn))
-                self._closed.frames[stream, numbers % self._closed.ring] = numbers
+                self._memory.frames[stream, turn.numbers % self._memory.ring] = turn.numbers
         return motion
 
-    def _must_mask(self, groups: list[list[OpenTurn]], frames: int) -> bool:
+    def _must_mask(self, groups: list[list[Turn]], frames: int) -> bool:
         """Whether a mask would hide anything; on CUDA there is one always, so that fewer graphs do."""
-        if self.device.type == "cuda" or any(len(group) != 1 or len(group[0]) != frames for group in groups):
+        if self.device.type == "cuda" or any(len(group) != 1 or group[0].frames != frames for group in groups):
             return True
         first = np.array([[turn.first_frame] for (turn,) in groups])
-        return bool((self._closed.frames < first - self._config.window_frames).any())
+        return bool((self._memory.frames < first - self._config.window_frames).any())
 
     def _packing(self, shape: PassShape) -> Packing:
         if shape not in self._packings:
             streams, frames, draws, dim = len(self._streams), shape.frames, shape.draws, self._config.motion_dim
             head_width = self._config.width // self._config.heads
             self._packings[shape] = Packing(
-                own_speech=(streams, frames, FEATURES_PER_FRAME),
-                partner_speech=(streams, frames, FEATURES_PER_FRAME),
-                own_motion=(streams, frames, dim),
-                partner_motion=(streams, frames, dim),
-                own_heard=(streams, frames),
-                partner_heard=(streams, frames),
-                own_given=(streams, frames),
-                basis=(streams, frames, 2 * dim),
-                lag=(streams, frames),
-                partner_seen=(streams, frames),
+                # Of the frames to draw:
+                own_speech=(streams, draws, FEATURES_PER_FRAME),
+                partner_speech=(streams, draws, FEATURES_PER_FRAME),
+                partner_motion=(streams, draws, dim),
+                own_heard=(streams, draws),
+                partner_heard=(streams, draws),
+                basis=(streams, draws, 2 * dim),
+                lag=(streams, draws),
+                partner_seen=(streams, draws),
+                nod_place=(streams, draws),
+                new_place=(streams, draws),  # among the memory's tokens
+                draw=(streams, draws),  # in the pass
+                noise=(self._config.sampling_steps, streams, draws, dim),
+                # Of all frames of the pass:
+                token_place=(streams, frames),
                 turn_place=(streams, frames),
                 turn_start=(streams, frames),  # counted from the stream's first frame in the pass; padding: never
                 rotation=(streams, frames, 2, head_width),
-                ring_frame=(streams, self._closed.ring),  # counted likewise
                 ring_place=(streams, frames),
-                draw=(streams, draws),
-                noise=(self._config.sampling_steps, streams, draws, dim),
+                ring_frame=(streams, self._memory.ring),  # counted likewise
             )
         return self._packings[shape]
 
-    def _packed(self, shape: PassShape, groups: list[list[OpenTurn]]) -> np.ndarray:
+    def _packed(self, shape: PassShape, groups: list[list[Turn]]) -> np.ndarray:
         streams, frames = len(groups), shape.frames
         packing = self._packing(shape)
         packed = np.zeros(packing.size, np.float32)
         arrays = packing.unpack(packed)
         arrays["turn_start"][:] = _PADDING
-        arrays["ring_place"][:] = self._closed.nowhere
+        arrays["ring_place"][:] = self._memory.nowhere
+        arrays["new_place"][:] = arrays["token_place"][:] = self._memory.tail
         numbers = np.zeros((streams, frames))
         for stream, group in enumerate(groups):
             if not group:
                 continue
             first = group[0].first_frame
             numbers[stream] = first + np.arange(frames)
-            ring = self._closed.frames[stream]
-            arrays["ring_frame"][stream] = np.maximum(ring - first, -_PADDING)
+            arrays["ring_frame"][stream] = np.maximum(self._memory.frames[stream] - first, -_PADDING)
             at = 0
             for turn in group:
-                place = slice(at, at + len(turn))
-                for name in OpenTurn.HEARD:
-                    arrays[name][stream, place] = getattr(turn, name)
-                arrays["own_motion"][stream, at : at + turn.drawn] = turn.own_motion
-                arrays["own_given"][stream, at : at + turn.drawn] = 1
-                arrays["turn_place"][stream, place] = np.arange(len(turn))
+                place = slice(at, at + turn.frames)
+                arrays["token_place"][stream, place] = turn.numbers % self._memory.tail
+                arrays["turn_place"][stream, place] = np.arange(turn.frames)
                 arrays["turn_start"][stream, place] = at
                 if turn is not group[-1]:
-                    arrays["ring_place"][stream, place] = (turn.first_frame + np.arange(len(turn))) % self._closed.ring
-                at += len(turn)
-            new = np.arange(group[-1].drawn, len(group[-1]))
-            places = at - len(group[-1]) + new
-            arrays["draw"][stream, : len(new)] = places
-            if self._streams[stream].last_motion is not None:
-                arrays["basis"][stream, places] = self._streams[stream].basis(self._step)
-                arrays["lag"][stream, places] = 1 + np.arange(len(new))
-            for i, place in enumerate(new):
-                arrays["noise"][:, stream, i] = self._streams[stream].noise.at(group[-1].first_frame + int(place))
+                    arrays["ring_place"][stream, place] = turn.numbers % self._memory.ring
+                at += turn.frames
+            state, new = self._streams[stream], group[-1].numbers[group[-1].drawn :]
+            for name, values in state.heard.items():
+                arrays[name][stream, : len(new)] = values[new - state.heard_from]
+            arrays["new_place"][stream, : len(new)] = new % self._memory.tail
+            arrays["draw"][stream, : len(new)] = new - first
+            if state.last_motion is not None:
+                arrays["basis"][stream, : len(new)] = state.basis(self._step)
+                arrays["lag"][stream, : len(new)] = 1 + np.arange(len(new))
+            for i, number in enumerate(new.tolist()):
+                arrays["noise"][:, stream, i] = state.noise.at(number)
         arrays["rotation"][:] = self._network.rotation(numbers)
         return packed
 
     def _advance(self, shape: PassShape, packed: Tensor) -> Tensor:
-        """One pass on the device: motion [streams, draws, 55] of the frames to draw."""
+        """One pass on the device: [streams, draws, 55 + 1], motion of the frames to draw and whether a nod comes."""
         given = self._packing(shape).unpack(packed)
+        row, lag, nod_place, new_place = (given[name].long() for name in ("draw", "lag", "nod_place", "new_place"))
         inputs = FrameInputs(
             own_speech=given["own_speech"],
             partner_speech=given["partner_speech"],
             own_heard=given["own_heard"].bool(),
             partner_heard=given["partner_heard"].bool(),
-            own_motion=given["own_motion"],
-            own_given=given["own_given"].bool(),
+            own_motion=torch.zeros_like(given["partner_motion"]),
+            own_given=torch.zeros_like(row, dtype=torch.bool),
             basis=given["basis"],
-            lag=given["lag"].long(),
+            lag=lag,
             partner_motion=given["partner_motion"],
             partner_seen=given["partner_seen"].bool(),
-            turn_place=given["turn_place"].long(),
-            lookahead=torch.full_like(given["turn_place"], self._lookahead_frames, dtype=torch.long),
+            turn_place=torch.zeros_like(row),  # `in_turn` tells it, for it changes where a turn is cut
+            nod_place=nod_place,
+            lookahead=torch.full_like(row, self._lookahead_frames),
         )
-        row = given["draw"].long()
+        new = self._network.frame_tokens(inputs)
+        self._memory.put_tokens(new_place, new)
+        tokens = self._memory.tokens_at(given["token_place"].long())
         mask = None
         if shape.masked:
             # A turn sees the turns of the pass up to itself, and what the ring holds of the window before its start.
@@ -375,40 +437,48 @@ class PolicyBatch(OnDevice):
             mask = torch.cat([ring, inside], dim=2)
             mask = mask.repeat_interleave(TOKENS_PER_FRAME, 1).repeat_interleave(TOKENS_PER_FRAME, 2)[:, None]
         z = self._network.run(
-            self._network.tokens(inputs),
+            self._network.in_turn(tokens, given["turn_place"].long()),
             given["rotation"],
             mask=mask,
-            cache=self._closed.keys_values,
-            at=self._closed.ring * TOKENS_PER_FRAME,
+            cache=self._memory.keys_values,
+            at=self._memory.ring * TOKENS_PER_FRAME,
             rows=row * TOKENS_PER_FRAME + OWN_MOTION,
         )
         if shape.closes:
-            self._closed.keep(given["ring_place"].long())
+            self._memory.keep(given["ring_place"].long())
         drawn = diffusion.sample(
             self._network.diffusion,
             self._schedule,
             z.flatten(0, 1),
             given["noise"].flatten(1, 2),
             self._temperature,
+            mean=self._temperature == 0.0,
+            posterior=True,
+            time=self._time,
         )
-        basis = inputs.basis.gather(1, row[..., None].expand(-1, -1, inputs.basis.shape[2]))
         drawn = drawn.view(len(self._streams), shape.draws, -1)
-        motion = self._network.denormalise(self._network.from_change(drawn, basis, inputs.lag.gather(1, row)))
-        head, face = motion.split([len(HEAD_CHANNELS), motion.shape[2] - len(HEAD_CHANNELS)], dim=2)
-        return torch.cat([head, face.clamp(0.0, 1.0)], dim=2)
+        normalised = self._network.from_change(drawn, inputs.basis, lag, nod_place)
+        motion = self._network.denormalise(normalised * self._gain)
+        motion[..., len(HEAD_CHANNELS) :].clamp_(0.0, 1.0)
+        new[:, :, OWN_MOTION] = self._network.given_motion_token(
+            self._network.normalise(motion), new[:, :, OWN_SPEECH], nod_place
+        )
+        self._memory.put_tokens(new_place, new)
+        return torch.cat([motion, self._network.nod_ahead(z)[..., None]], dim=2)
 
     # Where it runs
 
     def _make_memory(self) -> None:
-        before, device = self._closed, self.device
+        before, device = self._memory, self.device
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        self._closed = ClosedTurns(self._network, len(self._streams), device, dtype)
+        self._memory = TurnMemory(self._network, len(self._streams), device, dtype)
         if before is not None:
-            self._closed.frames[:] = before.frames
-            self._closed.keys_values.copy_(before.keys_values)
-        schedule = diffusion.make_schedule(self._config.sampling_steps)
-        self._schedule = replace(schedule, original_step=schedule.original_step.to(device))
+            self._memory.copy_from(before)
+        self._schedule = diffusion.make_schedule(self._config.sampling_steps)
+        with torch.no_grad():
+            self._time = self._network.diffusion.time_embed(self._schedule.original_step.to(device))
         self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
+        self._gain = torch.from_numpy(self.sampling.gains()).to(device)
         self._runner = StepRunner(self._advance, device)
         if device.type == "cuda":
             self._capture()
@@ -458,6 +528,11 @@ class IncrementalPolicy:
         return self._batch.fallback
 
     @property
+    def nod_start(self) -> int | None:
+        """First frame of the newest nod, or None."""
+        return self._batch.nod_starts[0]
+
+    @property
     def limitation(self) -> None:
         """Nothing: it moves the whole face."""
         return None
@@ -474,9 +549,9 @@ class IncrementalPolicy:
         return self._batch.step([Hop(frames, boundaries)])[0]
 
 
-def _up_to_new_motion(turns: list[OpenTurn]) -> list[OpenTurn]:
+def _up_to_new_motion(turns: list[Turn]) -> list[Turn]:
     """The first turns, up to and with the first that lacks motion: what one pass can do."""
     for i, turn in enumerate(turns):
-        if turn.drawn < len(turn):
+        if turn.drawn < turn.frames:
             return turns[: i + 1]
     return turns

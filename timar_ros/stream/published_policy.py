@@ -76,8 +76,9 @@ class PublishedWindow:
         self._window_turns = config.window_turns if window_turns is None else window_turns
         self._kept_turns = config.kept_turns if kept_turns is None else kept_turns
         self.mask_history = config.mask_history if mask_history is None else mask_history
-        schedule = diffusion.make_schedule(config.sampling_steps)
-        self._schedule = replace(schedule, original_step=schedule.original_step.to(device))
+        self._schedule = diffusion.make_schedule(config.sampling_steps)
+        with torch.no_grad():
+            self._time = network.diffusion.time_embed(self._schedule.original_step.to(device))
         slots, dtype = self._window_turns * TOKENS, network.encoder_blocks[0].dtype
         self._cache = torch.zeros(
             config.blocks, 2, 1, config.heads, slots, config.width // config.heads, device=device, dtype=dtype
@@ -151,7 +152,16 @@ class PublishedWindow:
             z_without_user = network.encode(network.hide_user(turn)[None], place, self._cache)
         self.z.copy_(network.encode(turn[None], place, self._cache))
         noise, temperature = given["noise"], self._sampling.temperature
-        return diffusion.sample(network.diffusion, self._schedule, self.z, noise, temperature, z_without_user, guidance)
+        return diffusion.sample(
+            network.diffusion,
+            self._schedule,
+            self.z,
+            noise,
+            temperature,
+            z_without_user,
+            guidance,
+            time=self._time,
+        )
 
     @torch.inference_mode()
     def _capture(self) -> None:

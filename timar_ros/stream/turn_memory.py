@@ -1,19 +1,20 @@
-"""What the policy remembers of a conversation: the open turn as heard and moved, closed turns as keys and values."""
+"""What the policy remembers of a conversation: the open turn's tokens, and closed turns as keys and values."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from timar_ros.model.features import FEATURES_PER_FRAME
 from timar_ros.model.network import TOKENS_PER_FRAME, TimarNetwork
 
 # Frame number of a place in the ring that holds nothing, before every frame.
 NEVER = -(2**40)
 
 
-class ClosedTurns:
+class TurnMemory:
     """Keys and values of several streams, in one buffer of frames' places:
 
         0 ... ring            the last `window_frames` frames of closed turns, each at its number modulo the window
@@ -21,6 +22,9 @@ class ClosedTurns:
         the last              what is written there is never read
 
     `frames` [streams, window_frames] tells which frame each place of the ring holds.
+
+    Beside them `tokens` [streams, tail + 1, 4, width] of the turns that may be in a pass, each frame's at its number
+    modulo `tail`; the last place is padding's.
     """
 
     def __init__(self, network: TimarNetwork, streams: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -32,58 +36,48 @@ class ClosedTurns:
         self.keys_values = torch.zeros(
             config.blocks, 2, streams, config.heads, slots, config.width // config.heads, device=device, dtype=dtype
         )
+        self.tokens = torch.zeros(streams, self.tail + 1, TOKENS_PER_FRAME, config.width, device=device)
         self.frames = np.full((streams, self.ring), NEVER)
+        self._stream = torch.arange(streams, device=device)[:, None]
+
+    def copy_from(self, other: TurnMemory) -> None:
+        """Take over what another memory, maybe on another device, holds."""
+        self.frames[:] = other.frames
+        self.keys_values.copy_(other.keys_values)
+        self.tokens.copy_(other.tokens)
+
+    def put_tokens(self, place: Tensor, tokens: Tensor) -> None:
+        """Keep tokens [streams, frames, 4, width] of frames at places [streams, frames] (int64, on the device)."""
+        self.tokens[self._stream, place] = tokens
+
+    def tokens_at(self, place: Tensor) -> Tensor:
+        """[streams, frames, 4, width] of the frames at places [streams, frames]."""
+        return self.tokens[self._stream, place]
 
     def keep(self, place: Tensor) -> None:
         """Copy the frames of the present pass to their places [streams, frames] (int64, on the device)."""
-        streams, frames = place.shape
+        frames = place.shape[1]
         token = torch.arange(TOKENS_PER_FRAME, device=place.device)
         to = (place[..., None] * TOKENS_PER_FRAME + token).flatten(1)
-        stream = torch.arange(streams, device=place.device)[:, None]
         slots = self.keys_values.permute(2, 4, 0, 1, 3, 5)
         first = self.ring * TOKENS_PER_FRAME
-        slots[stream, to] = slots[:, first : first + frames * TOKENS_PER_FRAME]
-
-    def clear(self) -> None:
-        self.frames[:] = NEVER
+        slots[self._stream, to] = slots[:, first : first + frames * TOKENS_PER_FRAME]
 
 
-class OpenTurn:
-    """The frames since the last boundary: what was heard, and the motion sent so far (normalised units)."""
+@dataclass
+class Turn:
+    """A run of frames; the first `drawn` of them have motion."""
 
-    HEARD = ("own_speech", "partner_speech", "own_heard", "partner_heard", "partner_motion", "partner_seen")
-
-    def __init__(self, first_frame: int, motion_dim: int) -> None:
-        self.first_frame = first_frame
-        self.own_speech = np.zeros((0, FEATURES_PER_FRAME), np.float32)
-        self.partner_speech = np.zeros((0, FEATURES_PER_FRAME), np.float32)
-        self.own_heard = np.zeros(0, bool)
-        self.partner_heard = np.zeros(0, bool)
-        self.partner_motion = np.zeros((0, motion_dim), np.float32)
-        self.partner_seen = np.zeros(0, bool)
-        self.own_motion = np.zeros((0, motion_dim), np.float32)
-
-    def __len__(self) -> int:
-        return len(self.own_heard)
+    first_frame: int
+    frames: int = 0
+    drawn: int = 0
 
     @property
-    def drawn(self) -> int:
-        """How many of its frames have motion."""
-        return len(self.own_motion)
+    def numbers(self) -> np.ndarray:
+        """Of its frames in the conversation."""
+        return np.arange(self.first_frame, self.first_frame + self.frames)
 
-    def extend(self, **heard: np.ndarray) -> None:
-        for name in self.HEARD:
-            setattr(self, name, np.concatenate([getattr(self, name), heard[name]]))
-
-    def add_motion(self, motion: np.ndarray) -> None:
-        self.own_motion = np.concatenate([self.own_motion, motion])
-
-    def split(self, frame: int) -> tuple[OpenTurn, OpenTurn]:
+    def split(self, frame: int) -> tuple[Turn, Turn]:
         """The frames before `frame`, and those from it on as a turn of their own."""
         at = frame - self.first_frame
-        before = OpenTurn(self.first_frame, self.own_motion.shape[1])
-        after = OpenTurn(frame, self.own_motion.shape[1])
-        for name in (*self.HEARD, "own_motion"):
-            setattr(before, name, getattr(self, name)[:at])
-            setattr(after, name, getattr(self, name)[at:])
-        return before, after
+        return Turn(self.first_frame, at, min(self.drawn, at)), Turn(frame, self.frames - at, max(self.drawn - at, 0))

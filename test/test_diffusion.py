@@ -77,6 +77,33 @@ def test_a_head_that_knows_the_truth_is_sampled_to_it():
     assert torch.allclose(sample(oracle, make_schedule(5), torch.randn(3, 12), torch.randn(5, 3, 7)), truth, atol=1e-6)
 
 
+def test_what_is_not_drawn_is_what_the_first_step_expects():
+    z, noise, schedule = torch.randn(3, 12), torch.randn(5, 3, 7), make_schedule(5)
+    undrawn = torch.arange(7) < 3
+    drawn = sample(head(), schedule, z, noise)
+    motion = sample(head(), schedule, z, noise, mean=undrawn)
+    expected, _ = head()(noise[0], torch.full((3,), 999), z)
+    assert torch.allclose(motion[:, undrawn], expected[:, undrawn], atol=1e-6)
+    assert torch.equal(motion[:, ~undrawn], drawn[:, ~undrawn])
+
+
+def test_with_the_schedules_own_variance_the_learned_one_does_not_count():
+    class Sure(DiffusionHead):
+        variance = 0.0
+
+        def denoise(self, x_t, modulations):
+            return 0.5 * x_t, torch.full_like(x_t, self.variance)
+
+    sure, schedule = Sure(7, 12, 16, 2), make_schedule(5)
+    z, noise = torch.randn(1000, 12), torch.randn(5, 1000, 7)
+    low = sample(sure, schedule, z, noise, posterior=True)
+    sure.variance = 40.0
+    assert torch.equal(low, sample(sure, schedule, z, noise, posterior=True))
+    assert sample(sure, schedule, z, noise).std() > 100 * low.std()
+    sure.variance = -1.0
+    assert torch.allclose(low, sample(sure, schedule, z, noise), atol=1e-6)
+
+
 def test_training_lowers_the_error_and_the_variational_term():
     torch.manual_seed(1)
     network, schedule = head(), make_schedule()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -68,5 +69,12 @@ def in_parallel(function: Callable[..., Any], jobs: Sequence[tuple], processes: 
     if processes == 1:
         yield from (function(*job) for job in jobs)
         return
-    call = joblib.delayed(function)
-    yield from joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(call(*job) for job in jobs)
+    call = joblib.delayed(_in_process)
+    yield from joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(call(function, job) for job in jobs)
+
+
+def _in_process(function: Callable[..., Any], job: tuple) -> Any:
+    # What was imported stays: looking through it at each collection of garbage took 4 % of a bag's evaluation.
+    if not gc.get_freeze_count():
+        gc.freeze()
+    return function(*job)

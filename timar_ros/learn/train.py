@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
-from timar_ros.learn.wandering import wandered
+from timar_ros.learn.wandering import centre, wandered
 from timar_ros.learn.watching import write_sample_video
 from timar_ros.learn.window_attention import WindowAttention, may_attend
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
@@ -94,6 +94,7 @@ class Recipe:
     lips: float = 0.5
     wandering: float = 0.0
     wandering_conversations: int = 48
+    centre_conversations: int = 0
     seed: int = 0
 
 
@@ -596,6 +597,11 @@ def run(args: argparse.Namespace) -> int:
         training = Run(args.out, config, recipe, conversations, workers, start)
         training.resume()
         training.train(conversations, args.until, held_out, args.look_every)
+        if recipe.centre_conversations and training.step == recipe.steps and not workers.rank:
+            policy = load_policy(f"{args.out / 'policy'}/")
+            moved = centre(policy, conversations[: recipe.centre_conversations], recipe.seed)
+            save_policy(policy.folder, policy.network, policy.channels, policy.sampling)
+            print("the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees".format(*np.degrees(moved)))
     finally:
         workers.leave()
     if workers.rank == 0:

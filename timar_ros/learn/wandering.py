@@ -4,6 +4,8 @@ A network that was only shown what people did knows nothing of its own small err
 carry the head to where no person was, and the better it uses its past the further. So a policy is let run over
 conversations, beginning anew every few seconds, and is then trained with the motion it drew as its past (DAgger, Ross
 et al. 2011): to do there what the person did, while the deviation dies away as the channel's own deviations do.
+
+What is left of a steady pull shows as a head that is held askew; `centre` takes it out.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from dataclasses import replace
 
 import joblib
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from timar_ros.learn.dataset import Conversation
 from timar_ros.model.checkpoint import Policy
+from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
@@ -25,11 +29,21 @@ from timar_ros.stream.turns import TurnBoundary
 
 HOP_FRAMES = 2
 RUN_FRAMES = (100, 400)  # least and most between two beginnings
+NEVER_ANEW = 2**40
 TOGETHER = 4  # conversations in one batch
 
 
-def wander(policy: Policy, conversations: Sequence[Conversation], sampling: Sampling, seed: int) -> list[np.ndarray]:
+def wander(
+    policy: Policy,
+    conversations: Sequence[Conversation],
+    sampling: Sampling,
+    seed: int,
+    run_frames: tuple[int, int] = RUN_FRAMES,
+) -> list[np.ndarray]:
     """Let a policy live through conversations as either party; their turns are taken as known.
+
+    Args:
+        run_frames: least and most frames between two beginnings.
 
     Returns:
         For each conversation the motion that it drew, [2, T, 55] float32; a last frame without a hop is the people's.
@@ -39,7 +53,7 @@ def wander(policy: Policy, conversations: Sequence[Conversation], sampling: Samp
     seeds = [int(s) for s in rng.integers(2**31, size=len(streams))]
     batch = PolicyBatch(policy, seeds, "cpu", sampling, hop_frames=HOP_FRAMES)
     drawn = [conversation.motion.copy() for conversation in conversations]
-    anew = rng.integers(*RUN_FRAMES, len(streams))
+    anew = rng.integers(*run_frames, len(streams))
     for first in range(0, max(c.frames for c in conversations) - HOP_FRAMES + 1, HOP_FRAMES):
         hops: list[Hop | None] = []
         for stream, (conversation, party) in enumerate(streams):
@@ -48,7 +62,7 @@ def wander(policy: Policy, conversations: Sequence[Conversation], sampling: Samp
                 continue
             if first >= anew[stream]:
                 batch.reset(stream)
-                anew[stream] = first + rng.integers(*RUN_FRAMES)
+                anew[stream] = first + rng.integers(*run_frames)
             hops.append(_hop(conversation, party, first))
         for stream, motion in enumerate(batch.step(hops)):
             if motion is not None:
@@ -56,12 +70,30 @@ def wander(policy: Policy, conversations: Sequence[Conversation], sampling: Samp
     return drawn
 
 
-def wandered(policy: Policy, conversations: Sequence[Conversation], seed: int) -> list[Conversation]:
+def centre(policy: Policy, conversations: Sequence[Conversation], seed: int) -> np.ndarray:
+    """Move a policy's motion so that its head is held, over whole conversations, as the people's in them.
+
+    Returns:
+        [3] float32 rad, by how much roll, pitch and yaw were moved.
+    """
+    lived = wandered(policy, conversations, seed, (NEVER_ANEW, NEVER_ANEW + 1))
+    head = slice(len(HEAD_CHANNELS))
+    drawn, people = (
+        np.concatenate([motion[..., head].reshape(-1, len(HEAD_CHANNELS)) for motion in motions]).mean(axis=0)
+        for motions in ([c.drawn for c in lived], [c.motion for c in lived])
+    )
+    policy.network.motion_mean[head] += torch.from_numpy(people - drawn)
+    return people - drawn
+
+
+def wandered(
+    policy: Policy, conversations: Sequence[Conversation], seed: int, run_frames: tuple[int, int] = RUN_FRAMES
+) -> list[Conversation]:
     """The conversations with what the policy drew in them, by its own sampling, on all cores."""
     sampling = Sampling.from_policy(policy)
     groups = [conversations[k : k + TOGETHER] for k in range(0, len(conversations), TOGETHER)]
     pending = joblib.Parallel(n_jobs=-1, return_as="generator")(
-        joblib.delayed(wander)(policy, group, sampling, seed + k) for k, group in enumerate(groups)
+        joblib.delayed(wander)(policy, group, sampling, seed + k, run_frames) for k, group in enumerate(groups)
     )
     drawn = [motion for motions in tqdm(pending, total=len(groups), desc="wandering") for motion in motions]
     return [replace(c, drawn=motion) for c, motion in zip(conversations, drawn, strict=True)]

@@ -19,7 +19,7 @@ from timar_ros.learn import train
 from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, draw_open_turns, draw_window, load_conversations
 from timar_ros.learn.generate import generate
-from timar_ros.learn.wandering import NEVER_ANEW, wandered
+from timar_ros.learn.wandering import NEVER_ANEW, centre, wandered
 from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
 from timar_ros.model.checkpoint import load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
@@ -362,20 +362,20 @@ def slice_of_dialogues(tmp_path_factory):
     return folder
 
 
-def test_a_policy_that_holds_its_head_askew_is_centred_on_the_people(data, tmp_path):
+def test_a_policy_that_holds_its_head_askew_is_centred_on_the_people(data, tmp_path, capsys):
     conversations = load_conversations(data, jobs=1)
-    args = arguments(data, tmp_path / "run", steps=1, centre_conversations=len(conversations))
-    assert train.run(args) == 0
-    centred = load_policy(tmp_path / "run" / "policy")
-    lived = wandered(centred, conversations, args.seed, (NEVER_ANEW, NEVER_ANEW + 1))
-
-    def mean_pose(motions):
-        return np.concatenate(motions, axis=1)[..., :3].mean(axis=(0, 1))
-
-    people = mean_pose([c.motion for c in conversations])
-    np.testing.assert_allclose(mean_pose([c.drawn for c in lived]), people, atol=np.radians(0.05))
-    moved = centred.network.motion_mean[:3].numpy() - people
-    assert np.abs(moved).max() > np.radians(0.05)  # it was askew before
+    assert train.run(arguments(data, tmp_path / "run", steps=1, centre_conversations=len(conversations))) == 0
+    assert "the head was moved by roll" in capsys.readouterr().out
+    policy = load_policy(tmp_path / "run" / "policy")
+    policy.network.diffusion.final_layer.linear.bias[:3] = 10.0
+    moved = centre(policy, conversations, seed=0)
+    assert (np.degrees(moved) < -0.1).any()
+    lived = wandered(policy, conversations, 0, (NEVER_ANEW, NEVER_ANEW + 1))
+    drawn, people = (
+        np.concatenate(motions, axis=1)[..., :3].mean(axis=(0, 1))
+        for motions in ([c.drawn for c in lived], [c.motion for c in conversations])
+    )
+    np.testing.assert_allclose(drawn, people, atol=np.radians(0.05))
 
 
 @pytest.mark.heavy

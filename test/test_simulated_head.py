@@ -33,6 +33,10 @@ def trajectory(stamp_ns, *points, joints=JOINTS):
     return message
 
 
+def stamp_ns(message):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
 def figures(diagnostics):
     """The newest figures of the simulated head."""
     for _, message in reversed(diagnostics):
@@ -47,20 +51,21 @@ def test_moves_as_commanded_within_the_limits(graph):
     states = graph.collect(JointState, "joint_states")
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     commands = graph.publisher(JointTrajectory, COMMANDS)
-    begin_ns = graph.now_ns()
-    commands.publish(trajectory(begin_ns, (100, 0.0), (1100, 0.2)))
-    graph.wait_until(lambda: graph.now_ns() > begin_ns + 1500 * MS, "the motion to end")
+    # The motion begins 2 s after it was sent, so that a busy machine has taken the command by then.
+    begin_ns = graph.now_ns() + 2000 * MS
+    commands.publish(trajectory(begin_ns - 2000 * MS, (2000, 0.0), (3000, 0.2)))
+    graph.wait_until(lambda: states and stamp_ns(states[-1][1]) > begin_ns + 1100 * MS, "the motion to end")
     taken = states[:]
-    stamps = np.array([m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for _, m in taken])
+    stamps = np.array([stamp_ns(m) for _, m in taken])
     positions = np.array([m.position for _, m in taken])
     assert list(taken[0][1].name) == JOINTS
-    # A busy machine skips steps of the 100 Hz; those it takes are where they belong, on the quintic from rest to rest.
-    assert np.diff(stamps[stamps > begin_ns]).min() > 5 * MS
-    moving = (stamps > begin_ns + 110 * MS) & (stamps < begin_ns + 1100 * MS)
-    assert moving.sum() > 20
-    done = (stamps[moving] - begin_ns - 100 * MS) / (1000 * MS)
+    # A busy machine skips steps of the 100 Hz (`timar bench` tells how many are taken).
+    moving = (stamps > begin_ns) & (stamps < begin_ns + 1000 * MS)
+    assert 10 <= moving.sum() <= 110
+    # Each is where it belongs, on the quintic from rest to rest.
+    done = (stamps[moving] - begin_ns) / (1000 * MS)
     quintic = 0.2 * (10 * done**3 - 15 * done**4 + 6 * done**5)
-    np.testing.assert_allclose(positions[moving], np.stack([quintic] * 3, axis=1), atol=0.004)
+    np.testing.assert_allclose(positions[moving], np.stack([quintic] * 3, axis=1), atol=1e-6)
     np.testing.assert_allclose(positions[-1], 0.2, atol=1e-9)
     graph.wait_until(lambda: figures(diagnostics).get("commands") == "1", "the figures")
     assert figures(diagnostics)["limit_violations"] == "0"

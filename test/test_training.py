@@ -19,7 +19,7 @@ from timar_ros.learn import train
 from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, draw_open_turns, draw_window, load_conversations
 from timar_ros.learn.generate import generate
-from timar_ros.learn.wandering import NEVER_ANEW, centre, wandered
+from timar_ros.learn.wandering import WHOLE, centre, wandered
 from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
 from timar_ros.model.checkpoint import load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
@@ -370,7 +370,7 @@ def test_a_policy_that_holds_its_head_askew_is_centred_on_the_people(data, tmp_p
     policy.network.diffusion.final_layer.linear.bias[:3] = 10.0
     moved = centre(policy, conversations, seed=0)
     assert (np.degrees(moved) < -0.1).any()
-    lived = wandered(policy, conversations, 0, (NEVER_ANEW, NEVER_ANEW + 1))
+    lived = wandered(policy, conversations, 0, WHOLE)
     drawn, people = (
         np.concatenate(motions, axis=1)[..., :3].mean(axis=(0, 1))
         for motions in ([c.drawn for c in lived], [c.motion for c in conversations])

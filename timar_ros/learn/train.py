@@ -173,8 +173,7 @@ def make_batch(
     last_strayed, before_strayed = strayed[rows, last.clamp(min=0)], strayed[rows, (last - 1).clamp(min=0)]
     remains = ways_back[0, lag] * last_strayed + ways_back[1, lag] * (last_strayed - before_strayed)
     nod_place = copied(stack([window.nod_place for window in windows]))
-    going_on = copied(motion[:, 0])[:, frames:] + remains * known[..., None]
-    target = network.to_change(going_on, basis, lag, nod_place[:, frames:])
+    target = network.to_change(copied(motion[:, 0])[:, frames:] + remains, basis, lag, nod_place[:, frames:])
     to_draw = torch.cat([torch.zeros_like(masked[:, :1]).expand(-1, frames), masked], dim=1)
     starts = [
         np.maximum.accumulate(np.where(np.isin(np.arange(frames), w.turn_starts), np.arange(frames), 0))
@@ -362,16 +361,13 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
         square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in tracks], axis=0)
         network.motion_kept[lag] = torch.from_numpy(kept)
         network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
-
-    courses = [np.zeros((NOD_FRAMES, len(CHANNELS)))]
-    for conversation in conversations:
-        tracks = (conversation.motion - mean) / scale
-        for track, place in zip(tracks, conversation.nod_place, strict=True):
-            ends = np.flatnonzero(place == NOD_FRAMES)
-            courses += [
-                track[end - NOD_FRAMES + 1 : end + 1] - track[end - NOD_FRAMES] for end in ends if end >= NOD_FRAMES
-            ]
-    network.nod_course[1:] = torch.from_numpy(np.where(MOUTH, 0.0, np.mean(courses[1:] or courses, axis=0)))
+    places = [place for conversation in conversations for place in conversation.nod_place]
+    courses = [
+        track[before + 1 : before + 1 + NOD_FRAMES] - track[before]
+        for track, place in zip(tracks, places, strict=True)
+        for before in np.flatnonzero(place[NOD_FRAMES:] == NOD_FRAMES)
+    ]
+    network.nod_course[1:] = torch.from_numpy(np.where(MOUTH, 0.0, np.mean(courses, axis=0) if courses else 0.0))
 
 
 def find_ways_back(network: TimarNetwork, conversations: list[Conversation]) -> Tensor:

@@ -29,7 +29,7 @@ from timar_ros.stream.turns import TurnBoundary
 
 HOP_FRAMES = 2
 RUN_FRAMES = (100, 400)  # least and most between two beginnings
-NEVER_ANEW = 2**40
+WHOLE = (2**40, 2**40 + 1)  # the same, so that a conversation is lived through from one end to the other
 TOGETHER = 4  # conversations in one batch
 
 
@@ -76,14 +76,11 @@ def centre(policy: Policy, conversations: Sequence[Conversation], seed: int) -> 
     Returns:
         [3] float32 rad, by how much roll, pitch and yaw were moved.
     """
-    lived = wandered(policy, conversations, seed, (NEVER_ANEW, NEVER_ANEW + 1))
     head = slice(len(HEAD_CHANNELS))
-    drawn, people = (
-        np.concatenate([motion[..., head].reshape(-1, len(HEAD_CHANNELS)) for motion in motions]).mean(axis=0)
-        for motions in ([c.drawn for c in lived], [c.motion for c in lived])
-    )
-    policy.network.motion_mean[head] += torch.from_numpy(people - drawn)
-    return people - drawn
+    lived = wandered(policy, conversations, seed, WHOLE)
+    off = np.concatenate([c.motion[..., head] - c.drawn[..., head] for c in lived], axis=1).mean(axis=(0, 1))
+    policy.network.motion_mean[head] += torch.from_numpy(off)
+    return off
 
 
 def wandered(

@@ -452,7 +452,7 @@ class PolicyBatch(OnDevice):
             z.flatten(0, 1),
             given["noise"].flatten(1, 2),
             self._temperature,
-            mean=self._temperature == 0.0,
+            mean=self._undrawn,
             posterior=True,
             time=self._time,
         )
@@ -478,6 +478,7 @@ class PolicyBatch(OnDevice):
         with torch.no_grad():
             self._time = self._network.diffusion.time_embed(self._schedule.original_step.to(device))
         self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
+        self._undrawn = self._temperature == 0.0
         self._gain = torch.from_numpy(self.sampling.gains()).to(device)
         self._runner = StepRunner(self._advance, device)
         if device.type == "cuda":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import Graph, NodeProcess
+from conftest import TIMEOUT_S, Graph, NodeProcess
 
 pytest.importorskip("rclpy")
 
@@ -35,7 +35,9 @@ from timar_ros.robot.command_timing import NO_SOUND
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PACKET = 160
+MS = 1_000_000
 START, CONFIGURE, ACTIVATE, DEACTIVATE, CLEANUP = 0, 1, 3, 4, 2
+REACHED = {CONFIGURE: "inactive", ACTIVATE: "active", DEACTIVATE: "inactive", CLEANUP: "unconfigured"}
 
 
 def ns(stamp: Time) -> int:
@@ -48,15 +50,27 @@ def voices(seconds: float) -> list[np.ndarray]:
     return [soundfile.read(DIALOGUES / f"dialogue_0_{p}.ogg", dtype="int16")[0][:count] for p in ("self", "partner")]
 
 
-def talk(graph, own: np.ndarray, partner: np.ndarray) -> None:
+def microphones(graph) -> list:
+    """Publishers of both voices."""
+    return [graph.publisher(Int16MultiArray, topic) for topic in ("microphone/audio", "partner/audio")]
+
+
+def talk(microphones: list, own: np.ndarray, partner: np.ndarray) -> None:
     """Publish both voices in packets of 10 ms, each when its last sample is due."""
-    topics = [graph.publisher(Int16MultiArray, topic) for topic in ("microphone/audio", "partner/audio")]
     begin = time.monotonic()
     for at in range(0, min(len(own), len(partner)), PACKET):
         due = begin + (at + PACKET) / 16000
         time.sleep(max(0.0, due - time.monotonic()))
-        for topic, voice in zip(topics, (own, partner), strict=True):
-            topic.publish(Int16MultiArray(data=voice[at : at + PACKET]))
+        for microphone, voice in zip(microphones, (own, partner), strict=True):
+            microphone.publish(Int16MultiArray(data=voice[at : at + PACKET]))
+
+
+def talk_until(condition, what: str, microphones: list, own: np.ndarray, partner: np.ndarray) -> None:
+    """Publish both voices again and again: the head may hear these publishers later than they were seen."""
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, what
+        talk(microphones, own, partner)
 
 
 def tell_where_the_head_is(graph) -> None:
@@ -71,7 +85,9 @@ def tell_where_the_head_is(graph) -> None:
 def change_state(graph, transition: int) -> bool:
     request = ChangeState.Request()
     request.transition.id = transition
-    return graph.call(ChangeState, "head/change_state", request, timeout=45, again_s=20).success
+    answer = graph.call(ChangeState, "head/change_state", request, timeout=90, again_s=20)
+    # Where the first answer was lost it was asked again, which a head that is there already refuses.
+    return answer.success or state(graph) == REACHED[transition]
 
 
 def state(graph) -> str:
@@ -99,7 +115,9 @@ def heard(tmp_path_factory):
         received = {topic: graph.collect(kind, topic, qos) for topic, (kind, qos) in topics.items()}
         tell_where_the_head_is(graph)
         graph.wait_until(lambda: received["head_controller/joint_trajectory"], "idle life")
-        talk(graph, *voices(10.0))
+        voice_topics, silence = microphones(graph), np.zeros(1600, np.int16)
+        talk_until(lambda: hears_both(received), "the head to hear both voices", voice_topics, silence, silence)
+        talk(voice_topics, *voices(10.0))
         heard_s = len(received["/diagnostics"])
         graph.wait_until(lambda: len(received["/diagnostics"]) >= heard_s + 2, "a report after the last frame")
     finally:
@@ -108,29 +126,59 @@ def heard(tmp_path_factory):
     return received
 
 
-def sound_commands(heard) -> list[tuple[int, JointTrajectory]]:
+def newest_figures(received) -> dict[str, dict[str, str]]:
+    """What the diagnostics told last: status -> key -> value."""
+    return {s.name: {p.key: p.value for p in s.values} for _, m in received["/diagnostics"] for s in m.status}
+
+
+def hears_both(received) -> bool:
+    figures = newest_figures(received)
+    return all(int(figures.get(f"head: audio {p}", {}).get("packets", 0)) for p in ("self", "partner"))
+
+
+def on_sound(commands) -> list[tuple[int, JointTrajectory]]:
     """Those that rest on sound; before it the head shows idle life."""
-    return [(at, m) for at, m in heard["head_controller/joint_trajectory"] if m.header.frame_id == ""]
+    return [(at, m) for at, m in commands if m.header.frame_id != NO_SOUND]
+
+
+def sound_commands(heard) -> list[tuple[int, JointTrajectory]]:
+    return on_sound(heard["head_controller/joint_trajectory"])
 
 
 def test_every_hop_is_commanded_and_every_frame_shown(heard):
-    assert len(sound_commands(heard)) >= 120
-    poses = [ns(m.header.stamp) for _, m in heard["head/head_pose"]]
-    assert len(heard["head/blendshapes"]) == pytest.approx(len(poses), abs=1)
-    # From the second frame of sound on: idle life, before it, counts by the node's own clock.
-    poses = [stamp for stamp in poses if stamp > ns(sound_commands(heard)[1][1].header.stamp)]
-    assert len(poses) >= 235
-    assert set(np.diff(poses)) == {40_000_000}
+    figures = newest_figures(heard)
+    sent_ns = np.array([at for at, _ in sound_commands(heard)])
+    ends_ns = np.array([ns(m.header.stamp) for _, m in sound_commands(heard)])  # of each hop's last frame
+    assert (np.diff(ends_ns) > 0).all() and set(np.diff(ends_ns) % (80 * MS)) == {0}
+    poses, faces = ([ns(m.header.stamp) for _, m in heard[f"head/{name}"]] for name in ("head_pose", "blendshapes"))
+    # Idle life, before the sound, counts by the node's own clock.
+    idle = [stamp for stamp in poses if (stamp - ends_ns[0]) % (40 * MS)]
+    begin_ns, end_ns = max([ends_ns[0], *idle]), min(poses[-1], faces[-1])
+    due = [stamp for stamp in range(ends_ns[0], end_ns + 1, 40 * MS) if stamp > begin_ns]
+    assert len(due) >= 235
+    shown = [stamp for stamp in poses if begin_ns < stamp <= end_ns]
+    assert [stamp for stamp in faces if begin_ns < stamp <= end_ns] == shown
+    left_out = sorted(set(due) - set(shown))
+    assert shown == [stamp for stamp in due if stamp not in left_out]
+    # Left out is only what a machine that was busy elsewhere brought more than 300 ms too late.
+    latest_ns = int(figures["head: policy"]["playout_delay_ms"]) * MS + 300 * MS
+    for stamp in left_out:
+        assert stamp + latest_ns < sent_ns[np.searchsorted(ends_ns, stamp, "right")]
+    # And drawn together are only hops that waited for one that took too long.
+    merged = int(figures["head: latency"]["merged_hops"])
+    assert len(ends_ns) + merged + len(left_out) // 2 >= 120
 
 
 def test_a_trajectory_counts_from_its_sound_moves_in_time_and_ends_at_rest(heard):
-    ages_ns = [received_ns - ns(m.header.stamp) for received_ns, m in sound_commands(heard)]
+    ages_ns = [sent_ns - ns(m.header.stamp) for sent_ns, m in sound_commands(heard)]
     assert np.median(ages_ns) > 0  # of unstamped sound the capture is known to some tens of ms only
-    for received_ns, message in heard["head_controller/joint_trajectory"]:
+    for sent_ns, message in heard["head_controller/joint_trajectory"]:
         assert list(message.joint_names) == ["neck_yaw", "neck_pitch", "neck_roll"]
         offsets = [p.time_from_start.sec * 10**9 + p.time_from_start.nanosec for p in message.points]
         assert all(np.diff(offsets) > 0)
-        assert received_ns < ns(message.header.stamp) + offsets[-1]
+        planned_ns = ns(message.header.stamp) + offsets[0]  # the first point is of the present
+        stopped_ns = sent_ns - planned_ns  # between planning and sending, by a machine that is busy elsewhere
+        assert sent_ns < ns(message.header.stamp) + offsets[-1] or stopped_ns > 100 * MS
         assert np.allclose([message.points[-1].velocities, message.points[-1].accelerations], 0)
 
 
@@ -173,10 +221,12 @@ def test_turns_are_told_with_their_first_frame(heard):
 
 
 def test_diagnostics_hold_latency_deadlines_inputs_and_device(heard):
-    statuses = {s.name: {p.key: p.value for p in s.values} for _, m in heard["/diagnostics"] for s in m.status}
+    statuses = newest_figures(heard)
     latency = statuses["head: latency"]
     assert 0 < float(latency["latency_ms_p50"]) <= float(latency["latency_ms_p99"])
-    assert int(latency["hops"]) >= 120 and int(latency["turns_by_floor"]) >= 1
+    # Hops that a busy machine was late with are drawn together.
+    assert int(latency["hops"]) + int(latency["merged_hops"]) >= 120 and int(latency["turns_by_floor"]) >= 1
+    assert int(latency["frames"]) >= 240
     assert 100 < float(latency["rss_mb"]) < 900
     assert int(statuses["head: audio self"]["packets"]) > 900
     assert statuses["head: policy"]["device"] in ("cpu", "cuda:0", "cuda")
@@ -187,22 +237,21 @@ def test_the_lifecycle_is_managed_and_deactivation_halts_and_silences(graph):
     assert state(graph) == "unconfigured"
     assert change_state(graph, CONFIGURE)
     commands = graph.collect(JointTrajectory, "head_controller/joint_trajectory")
-    talk(graph, *voices(1.0))
+    voice_topics = microphones(graph)
+    talk(voice_topics, *voices(1.0))
     assert commands == []
     assert change_state(graph, ACTIVATE)
     tell_where_the_head_is(graph)
-    talk(graph, *voices(2.0))
-    assert len(commands) > 10
+    talk_until(lambda: len(on_sound(commands)) > 10, "commands", voice_topics, *voices(2.0))
     assert change_state(graph, DEACTIVATE)
-    time.sleep(0.2)
+    graph.wait_until(lambda: commands[-1][1].header.frame_id == NO_SOUND, "the halt, which is the last command")
     silent = len(commands)
     assert np.allclose(commands[-1][1].points[-1].velocities, 0)
-    talk(graph, *voices(0.5))
+    talk(voice_topics, *voices(0.5))
     assert len(commands) == silent
     assert change_state(graph, ACTIVATE)
     tell_where_the_head_is(graph)
-    talk(graph, *voices(1.0))
-    assert len(commands) > silent
+    talk_until(lambda: len(commands) > silent, "commands", voice_topics, *voices(1.0))
     assert change_state(graph, DEACTIVATE) and change_state(graph, CLEANUP)
     assert change_state(graph, CONFIGURE) and state(graph) == "inactive"
     assert head.stop() == 0
@@ -217,8 +266,7 @@ def test_wrong_messages_are_told_and_the_head_goes_on(graph):
     microphone.publish(Int16MultiArray(data=np.zeros(5_000_001, np.int16)))
     assert "expected at most" in head.wait_for_output("microphone/audio: ")
     tell_where_the_head_is(graph)
-    talk(graph, *voices(1.0))
-    assert len(commands) >= 8
+    talk_until(lambda: len(on_sound(commands)) >= 8, "commands", microphones(graph), *voices(1.0))
     assert head.running
 
 
@@ -272,13 +320,14 @@ def test_published_weights_are_drawn_when_their_second_is_over_and_what_the_face
     commands = graph.collect(JointTrajectory, "head_controller/joint_trajectory")
     poses = graph.collect(QuaternionStamped, "head/head_pose")
     reports = graph.collect(DiagnosticArray, "/diagnostics")
-    talk(graph, *voices(4.0))
-    graph.wait_until(lambda: len(poses) >= 50, "two seconds of poses")
+    talk_until(lambda: len(on_sound(commands)) >= 3, "three seconds", microphones(graph), *voices(4.0))
     graph.wait_until(lambda: reports, "a report")
-    resting_on_sound = [m for _, m in commands if m.header.frame_id != NO_SOUND]
-    assert 3 <= len(resting_on_sound) <= 5
-    steps = np.diff([ns(m.header.stamp) for _, m in poses])
-    assert np.sum(steps != 40_000_000) <= 1  # the seam between waiting for sound and the first second
+    ends = [ns(m.header.stamp) for _, m in on_sound(commands)]
+    graph.wait_until(lambda: ns(poses[-1][1].header.stamp) > ends[0] + 2000 * MS, "two seconds of poses")
+    assert set(np.diff(ends)) == {1000 * MS}
+    stamps = [ns(m.header.stamp) for _, m in poses]
+    drawn = [stamp for stamp in stamps if (stamp - ends[0]) % (40 * MS) == 0]  # before it: waiting for sound
+    assert len(drawn) >= 50 and set(np.diff(drawn)) == {40 * MS}
     policy = next(s for _, m in reports for s in m.status if s.name == "head: policy")
     assert "of the face only jawOpen moves" in policy.message
     assert {p.key: p.value for p in policy.values}["hop_frames"] == "25"

@@ -18,8 +18,8 @@ MS = 1_000_000
 
 @pytest.fixture
 def stereo_file(tmp_path):
-    """1.207 s of two tones in 44.1 kHz stereo FLAC, and the same as 16 kHz mono."""
-    t = np.arange(round(44100 * 1.207)) / 44100
+    """3.207 s of two tones in 44.1 kHz stereo FLAC, and the same as 16 kHz mono."""
+    t = np.arange(round(44100 * 3.207)) / 44100
     sound = np.stack([0.4 * np.sin(2500 * t), 0.3 * np.sin(700 * t)], axis=1)
     path = tmp_path / "voice.flac"
     soundfile.write(path, sound, 44100, subtype="PCM_24")
@@ -36,25 +36,34 @@ def test_a_file_of_any_format_arrives_whole_and_in_real_time(graph, stereo_file)
     packets = graph.collect(Int16MultiArray, "microphone/audio")
     assert node.wait() == 0
     assert "nothing more is published" in node.output()
-    graph.wait_until(lambda: len(packets) == 121, "all packets")
+    graph.wait_until(lambda: len(packets) == 321, "all packets")
     assert {len(m.data) for _, m in packets[:-1]} == {160}
     np.testing.assert_allclose(heard(packets), expected[: len(heard(packets))], atol=1e-3)
     assert abs(len(heard(packets)) - len(expected)) <= 1
-    arrivals = np.array([t for t, _ in packets]) / MS
     # Packet k is due (k + 1) * 10 ms after the start; how late one may come is the machine's affair.
-    lateness = arrivals - arrivals[0] - np.arange(len(arrivals)) * 10.0
-    assert np.median(np.abs(lateness - np.median(lateness))) < 20.0
+    lateness = np.array([t for t, _ in packets]) / MS - np.arange(len(packets)) * 10.0
+    assert lateness[:160].min() == pytest.approx(lateness[160:].min(), abs=20.0)
 
 
-def test_start_at_is_when_the_file_begins(graph, stereo_file):
-    start_ns = graph.now_ns() + 4000 * MS
-    node = graph.start_node("microphone_node", {"file": stereo_file[0], "start_at": f"{start_ns / 1e9:.9f}"})
-    packets = graph.collect(Int16MultiArray, "microphone/audio")
-    node.wait_for_output("playing")
-    graph.wait_until(lambda: len(packets) >= 50, "packets")
-    first_due_ms = np.array([t for t, _ in packets[:50]]) / MS - np.arange(50) * 10.0
-    # The first packet is captured 10 ms after the start.
-    assert np.median(first_due_ms) - start_ns / MS == pytest.approx(10.0, abs=50.0)
+def test_start_at_is_when_the_file_begins(graph, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 16000)
+    soundfile.write(tmp_path / "noise.wav", noise, 16000)
+    for ahead_s in (4, 12, 36):  # a busy machine takes its time to start the node
+        start_ns = graph.now_ns() + ahead_s * 1000 * MS
+        parameters = {"file": tmp_path / "noise.wav", "start_at": f"{start_ns / 1e9:.9f}"}
+        node = graph.start_node("microphone_node", parameters)
+        packets = graph.collect(Int16MultiArray, "microphone/audio")
+        if "left out" not in node.wait_for_output("playing"):
+            break
+        node.kill()
+    node.wait_for_output("end of")
+    graph.wait_until(lambda: np.abs(heard(packets[-1:]) - noise[-160:]).max() < 1e-3, "the last packet")
+    # The first packets may have found nobody there yet: they are told by what they hold.
+    pieces = noise.reshape(-1, 160)
+    numbers = [int(np.abs(pieces - heard([packet])).max(axis=1).argmin()) for packet in packets]
+    # The first packet is captured 10 ms after the start; how late one may come is the machine's affair.
+    lateness = [(t - start_ns) / MS - 10.0 * (k + 1) for (t, _), k in zip(packets, numbers, strict=True)]
+    assert -1.0 < min(lateness) < 50.0
 
 
 def test_what_should_have_been_heard_by_now_is_left_out(graph, stereo_file):

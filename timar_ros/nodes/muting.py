@@ -13,6 +13,7 @@ from collections.abc import Callable
 from rclpy.node import Node
 from std_msgs.msg import Bool
 
+from timar_ros.nodes import runtime
 from timar_ros.nodes.topics import LATCHED
 from timar_ros.stream.frames import PARTNER, SELF
 
@@ -64,6 +65,10 @@ class MuteListener:
     def may_be_muted(self) -> bool:
         """It is, or somebody is there to tell and has not done so yet."""
         return self.muted or (self.muted is None and self._subscription.get_publisher_count() > 0)
+
+    def catch_up(self) -> None:
+        """Learn what was told but not taken yet; as `runtime.take_waiting`."""
+        runtime.take_waiting(self._subscription, LATCHED.depth)
 
     def _learn(self, message: Bool) -> None:
         if message.data and not self.muted:

@@ -257,7 +257,11 @@ class Recorder(Node):
         self.get_logger().info(f"recording to {self._bag.path}")
 
     def close(self) -> None:
-        """Finish the bag."""
+        """Finish the bag, with what has come but was not taken yet."""
+        for mute in self._mutes.values():
+            mute.catch_up()
+        for subscription in self._recorded.values():
+            runtime.take_waiting(subscription, DEPTH)
         self._release_held(untold_s=0.0)
         self._bag.close()
         if self._bag.error:
@@ -347,6 +351,7 @@ class Recorder(Node):
             wanted.durability == volatile != present.durability
         ):
             old = self._recorded[topic]
+            runtime.take_waiting(old, DEPTH)
             self.destroy_subscription(old)
             self._subscribe(topic, old.msg_type, wanted)
 

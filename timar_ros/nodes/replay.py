@@ -201,13 +201,16 @@ class _Pace:
     def wait_until(self, time_ns: int) -> bool:
         """False when the node ends before."""
         due_s = (time_ns - self._begin_ns) / 1e9 / self._rate
-        while (now_s := time.monotonic() - self._began_s) < due_s:
+        while True:
+            now_s = time.monotonic() - self._began_s
             if now_s >= self._next_tick_s:
-                self._tick(self._begin_ns + round(now_s * self._rate * 1e9))
+                # Where the messages come late the clock is as late: it does not run ahead of them, nor stand still.
+                self._tick(self._begin_ns + round(min(now_s, due_s) * self._rate * 1e9))
                 self._next_tick_s = now_s + CLOCK_STEP_S
+            if now_s >= due_s:
+                return True
             if self._ending.wait(min(due_s, self._next_tick_s) - now_s):
                 return False
-        return True
 
 
 class _Sender:

@@ -20,6 +20,7 @@ from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedE
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 
 from timar_ros.errors import TimarError
 
@@ -93,6 +94,19 @@ def run(
         _close(node, executor)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def take_waiting(subscription: Subscription, most: int) -> None:
+    """Hand what has come, at most so much, to a subscription's callback: what a node that ends would lose.
+
+    For the executor's thread, or a node that none spins any more.
+    """
+    with subscription.handle:
+        for _ in range(most):
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if taken is None:
+                return
+            subscription.callback(taken[0])
 
 
 def ros_arguments(parameters: Mapping[str, object]) -> list[str]:

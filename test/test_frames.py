@@ -361,9 +361,9 @@ def test_memory_is_bounded_when_nobody_takes_the_frames():
 
 def test_a_packet_costs_little():
     events = packets(voice(10), SELF, 160) + packets(voice(10, 1), PARTNER, 160)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     play(events)
-    assert (time.perf_counter() - begin) / len(events) < 1e-3  # 0.03 ms on an idle core
+    assert (time.thread_time() - begin) / len(events) < 1e-3  # 0.03 ms on an idle core
 
 
 wild_stream = st.fixed_dictionaries(

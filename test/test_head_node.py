@@ -121,8 +121,8 @@ def heard(tmp_path_factory):
         heard_s = len(received["/diagnostics"])
         graph.wait_until(lambda: len(received["/diagnostics"]) >= heard_s + 2, "a report after the last frame")
     finally:
-        head.kill()
         graph.close()
+        head.kill()
     return received
 
 

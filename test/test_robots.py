@@ -239,14 +239,20 @@ def live_figures(graph, robot: str, seconds: float | None) -> SimpleNamespace:
     head.wait_for_output("active", timeout=60)
     heard = graph.collect(DiagnosticArray, "/diagnostics", 1000, matched=2)
     states = graph.collect(JointState, "joint_states", 10_000)
-    start_at = time.time() + 3.0
+    start_at = time.time() + 4.0
     files = [share_path("demo", f"{party}.ogg") for party in ("self", "partner")]
-    for file, topic in zip(files, ("microphone/audio", "partner/audio"), strict=True):
+    microphones = [
         graph.start_node("microphone_node", {"file": file, "start_at": start_at}, "-r", f"microphone/audio:={topic}")
-    end = start_at + (seconds or soundfile.info(files[0]).duration) + 1.0
+        for file, topic in zip(files, ("microphone/audio", "partner/audio"), strict=True)
+    ]
+    for microphone in microphones:
+        microphone.wait_for_output("playing")
+    end = max(start_at, time.time()) + (seconds or soundfile.info(files[0]).duration) + 1.0
     while time.time() < end:
         assert head.running, head.output()
         time.sleep(0.2)
+    told = len(heard)
+    graph.wait_until(lambda: len(heard) > told + 2, "both nodes' figures")
     statuses = {status.name: status for _, message in heard for status in message.status}
     figures = {pair.key: pair.value for pair in statuses["simulated_head: commands"].values}
     figures |= {pair.key: pair.value for pair in statuses["head: motion"].values}

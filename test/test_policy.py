@@ -13,7 +13,7 @@ from timar_ros.learn.window_attention import by_tokens, may_attend
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
-from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, log_mel
+from timar_ros.model.features import CONTEXT_SAMPLES, log_mel
 from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
@@ -29,6 +29,7 @@ SAMPLING = Sampling(
     eyes_temperature=0.9,
     mouth_temperature=0.0,
     mouth_gain=1.2,
+    head_return_per_s=0.8,
     face_temperature=0.8,
     head_correlation_frames=3.0,
     eyes_correlation_frames=1.0,
@@ -98,7 +99,8 @@ def whole_pass(
     """Motion of the frames `new` drawn in one pass over all frames up to them, the motion before as given."""
     network, count = policy.network, new.stop
     voices = np.stack([np.concatenate([getattr(f, party) for f in frames[:count]]) for party in ("own", "partner")])
-    speech = log_mel(torch.from_numpy(np.pad(voices, ((0, 0), (CONTEXT_SAMPLES, 0)))))[:, None]
+    features = log_mel(torch.from_numpy(np.pad(voices, ((0, 0), (CONTEXT_SAMPLES, 0)))))
+    speech = network.speech_encoder(features)[0][:, None]
     seen = torch.tensor([[f.partner_motion is not None for f in frames[:count]]])
     faces = np.stack(
         [np.zeros(len(CHANNELS)) if f.partner_motion is None else f.partner_motion for f in frames[:count]]
@@ -139,6 +141,7 @@ def whole_pass(
         mean=torch.from_numpy(SAMPLING.temperatures() == 0),
         posterior=True,
     )
+    basis[..., : len(CHANNELS)] *= torch.from_numpy(SAMPLING.returns(26))[lag]
     drawn = network.from_change(drawn, *(of[0, new.start :] for of in (basis, lag, inputs.nod_place)))
     drawn = network.denormalise(drawn * torch.from_numpy(SAMPLING.gains())).numpy()
     drawn[:, 3:] = drawn[:, 3:].clip(0, 1)
@@ -261,7 +264,7 @@ def test_distances_alone_count_however_long_the_conversation():
     def z(first: int) -> torch.Tensor:
         g = torch.Generator().manual_seed(2)
         inputs = FrameInputs(
-            *(torch.randn(1, frames, FEATURES_PER_FRAME, generator=g) for _ in range(2)),
+            *(torch.randn(1, frames, network.heard_width, generator=g) for _ in range(2)),
             *(torch.ones(1, frames, dtype=torch.bool) for _ in range(2)),
             torch.randn(1, frames, 55, generator=g),
             torch.arange(frames)[None] < 18,
@@ -288,6 +291,20 @@ def test_a_nod_begins_behind_the_hop_that_foresaw_it_and_runs_its_course():
     still = play(never, frames, [4] * 25, known)
     assert never.nod_start is None
     assert np.array_equal(nodding[:4], still[:4]) and not np.allclose(nodding[4:8], still[4:8])
+
+
+def test_a_head_that_is_to_return_stays_nearer_to_its_usual_place():
+    policy, frames = small_policy(), conversation(300)
+    policy.network.motion_kept[1:] = 1.0
+    away = []
+    for rate in (0.0, 2.0):
+        stepper = IncrementalPolicy(policy, "cpu", 5, replace(SAMPLING, head_return_per_s=rate))
+        motion = play(stepper, frames, [4] * 75, {start: start for start in range(24, 300, 24)})
+        way = (motion - policy.network.motion_mean.numpy()) / policy.network.motion_scale.numpy()
+        away.append(np.abs(way[:, :3].mean()))
+    assert away[1] < 0.5 * away[0]
+    left = Sampling(head_return_per_s=2.0).returns(26)
+    assert left[25, :3] == pytest.approx(np.exp(-2.0)) and (left[:, 3:] == 1.0).all()
 
 
 def test_being_told_that_a_voice_is_not_known_differs_from_silence():

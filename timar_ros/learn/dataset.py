@@ -26,7 +26,11 @@ from timar_ros.motion.flame import ExpressionMap, from_flame
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.behaviour_metrics import FLOORS, floor_by_frame, listening, nod_onsets
 from timar_ros.replay.motion_track import FLAME, MotionTrack, load_motion
+from timar_ros.stream.policy import region
 from timar_ros.stream.turns import TurnSegmenter
+
+# What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).
+MOUTH = np.array([region(name) == "mouth" for name in CHANNELS])
 
 # A nod begins so long before the middle of its first way down, which is where it is told for sure.
 NOD_LEAD_FRAMES = 4
@@ -96,6 +100,11 @@ def load_conversation(folder: Path, name: str, expression: ExpressionMap | None 
     nods = [_nods(track, floor, speaks) for track, speaks in zip(tracks, ("self", "partner"), strict=True)]
     nod_place, nod_ahead = (np.stack(each) for each in zip(*nods, strict=True))
     return Conversation(name, both, motion, known, starts, nod_place, nod_ahead)
+
+
+def known_channels(conversations: list[Conversation]) -> np.ndarray:
+    """[55] bool: what every conversation tells of."""
+    return np.logical_and.reduce([conversation.known for conversation in conversations])
 
 
 def _load_voice(wav: Path) -> np.ndarray:

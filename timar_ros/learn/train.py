@@ -17,11 +17,8 @@ import csv
 import ctypes
 import math
 import os
-import queue
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,8 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
-from timar_ros.learn.dataset import Conversation, Window, draw_window, load_conversations
-from timar_ros.learn.wandering import centre, wandered
+from timar_ros.learn.dataset import MOUTH, Conversation, Window, draw_window, known_channels, load_conversations
+from timar_ros.learn.recipe import Recipe, batches
+from timar_ros.learn.speech_teaching import teach
+from timar_ros.learn.wandering import settle, wandered
 from timar_ros.learn.watching import write_sample_video
 from timar_ros.learn.window_attention import WindowAttention, may_attend
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
@@ -43,13 +42,11 @@ from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
 from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
+from timar_ros.model.precision import computes_bfloat16
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
-from timar_ros.stream.policy import region
 
 JAW = CHANNELS.index("jawOpen")
-# What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).
-MOUTH = np.array([region(name) == "mouth" for name in CHANNELS])
 # How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
 NOISE_FRAMES = 1.0
 
@@ -64,38 +61,6 @@ LOOK_WINDOWS, LOOK_SEED = 12, 0
 
 # In bits the variational term is tens of times the squared error at first and would drown it.
 VARIATIONAL_WEIGHT = 0.01
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything beside the data that decides a run's result.
-
-    Lips are learned from many open turns with little history, long memory from few with much of it: `short_share` of
-    the batches have `batch` short windows, the others half as many long ones.
-    """
-
-    steps: int = 1700
-    batch: int = 12
-    window_frames: int = 200
-    open_groups: int = 4
-    short_window_frames: int = 48
-    short_open_groups: int = 4
-    short_share: float = 0.75
-    learning_rate: float = 6e-4
-    warmup_steps: int = 100
-    weight_decay: float = 0.02
-    ema: float = 0.995
-    draws: int = 4
-    history_dropped: float = 0.15
-    history_noise: float = 0.5
-    astray: float = 3.0
-    partner_seen: float = 0.15
-    foresight: float = 0.2
-    lips: float = 0.5
-    wandering: float = 0.0
-    wandering_conversations: int = 48
-    centre_conversations: int = 0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,7 +106,10 @@ def make_batch(
         return torch.from_numpy(rng.uniform(0, most, (batch, 1, 1)).astype(np.float32)).to(device)
 
     batch, frames = len(windows), windows[0].motion.shape[1]
-    speech = log_mel(stack([window.voices for window in windows]))
+    voices = stack([window.voices for window in windows])
+    with torch.no_grad():
+        speech, _ = network.speech_encoder(log_mel(voices).flatten(0, 1))
+    speech = speech.unflatten(0, voices.shape[:2])
     motion = network.normalise(stack([window.motion for window in windows]))
     strayed = network.normalise(stack([window.given for window in windows])) - motion[:, 0]
     heard = stack([window.heard for window in windows])
@@ -232,9 +200,11 @@ class Objective(nn.Module):
         network, schedule, draws = self.network, self._schedule, self._recipe.draws
         batch = make_batch(windows, network, self._recipe, rng, self.ways_back)
         target, masked = batch.target, batch.masked
-        device, dtype, history = target.device, torch.bfloat16, batch.frame.shape[1] - masked.shape[1]
+        device, history = target.device, batch.frame.shape[1] - masked.shape[1]
+        mixed = computes_bfloat16(device)
+        dtype = torch.bfloat16 if mixed else torch.float32
         attend = WindowAttention(batch.may, history, network.config.max_turn_frames, dtype)
-        with torch.autocast(device.type, dtype=dtype):
+        with torch.autocast(device.type, dtype=dtype, enabled=mixed):
             z = network.encode(batch.inputs, batch.frame.cpu().numpy(), attend=attend)
         lips = (self.lips(z.float()) - batch.motion)[..., self._lips].square().mean()
         z = z[:, history:][masked].float()
@@ -293,42 +263,6 @@ class Workers:
     def leave(self) -> None:
         if self.count > 1:
             torch.distributed.destroy_process_group()
-
-
-def batches(
-    conversations: list[Conversation], recipe: Recipe, config: NetworkConfig, first_step: int, rank: int = 0
-) -> Iterator[tuple[list[Window], np.random.Generator]]:
-    """A worker's batches of the steps from `first_step` on, prepared in a thread of their own a few steps ahead."""
-    ready: queue.Queue = queue.Queue(maxsize=4)
-
-    def prepare() -> None:
-        for step in range(first_step, recipe.steps):
-            rng = np.random.default_rng([recipe.seed, step, rank] if rank else [recipe.seed, step])
-            short = rng.random() < recipe.short_share
-            frames = recipe.short_window_frames if short else recipe.window_frames
-            groups = recipe.short_open_groups if short else recipe.open_groups
-            windows = [
-                draw_window(
-                    rng,
-                    conversations,
-                    frames,
-                    groups,
-                    config.max_turn_frames,
-                    most_lookahead=config.max_lookahead_frames,
-                    wandering=recipe.wandering,
-                )
-                for _ in range(recipe.batch if short else max(1, recipe.batch // 2))
-            ]
-            ready.put((windows, rng))
-
-    threading.Thread(target=prepare, daemon=True).start()
-    for _ in range(first_step, recipe.steps):
-        yield ready.get()
-
-
-def known_channels(conversations: list[Conversation]) -> np.ndarray:
-    """[55] bool: what every conversation tells of."""
-    return np.logical_and.reduce([conversation.known for conversation in conversations])
 
 
 def keep_memory() -> None:
@@ -411,13 +345,15 @@ class Run:
         self.network.diffusion.zero_gates()
         if start is not None:
             self.network.load_state_dict(start.network.state_dict())  # units and shown channels are set below
+        self.network.speech_encoder.requires_grad_(False)
         set_motion_units(self.network, conversations)
         self.objective = Objective(self.network, recipe, conversations).to(self.workers.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
         )
-        decayed = [p for p in self.objective.parameters() if p.ndim > 1]
-        others = [p for p in self.objective.parameters() if p.ndim <= 1]
+        learning = [p for p in self.objective.parameters() if p.requires_grad]
+        decayed = [p for p in learning if p.ndim > 1]
+        others = [p for p in learning if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": recipe.weight_decay},
@@ -591,13 +527,21 @@ def run(args: argparse.Namespace) -> int:
             count = recipe.wandering_conversations
             conversations = wandered(start, conversations[:count], recipe.seed) + conversations[count:]
         training = Run(args.out, config, recipe, conversations, workers, start)
+        if start is None:
+            if workers.rank:
+                workers.wait_for_first()
+            teach(training.network.speech_encoder, conversations, recipe, args.out / "speech_encoder.pt")
+            if not workers.rank:
+                workers.wait_for_first()
+            training.averaged.module.speech_encoder.load_state_dict(training.network.speech_encoder.state_dict())
         training.resume()
         training.train(conversations, args.until, held_out, args.look_every)
-        if recipe.centre_conversations and training.step == recipe.steps and not workers.rank:
+        if recipe.settle_conversations and training.step == recipe.steps and not workers.rank:
             policy = load_policy(f"{args.out / 'policy'}/")
-            moved = centre(policy, conversations[: recipe.centre_conversations], recipe.seed)
+            moved, wider = settle(policy, conversations[: recipe.settle_conversations], recipe.seed)
             save_policy(policy.folder, policy.network, policy.channels, policy.sampling)
-            print("the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees".format(*np.degrees(moved)))
+            print("the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees,".format(*np.degrees(moved)))
+            print("and its movement about there multiplied by {:.2f}, {:.2f} and {:.2f}".format(*wider))
     finally:
         workers.leave()
     if workers.rank == 0:

@@ -5,7 +5,8 @@ carry the head to where no person was, and the better it uses its past the furth
 conversations, beginning anew every few seconds, and is then trained with the motion it drew as its past (DAgger, Ross
 et al. 2011): to do there what the person did, while the deviation dies away as the channel's own deviations do.
 
-What is left of a steady pull shows as a head that is held askew; `centre` takes it out.
+What is left of a steady pull shows as a head that is held askew, or is moved too far or not far enough about its place;
+`settle` takes that out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ HOP_FRAMES = 2
 RUN_FRAMES = (100, 400)  # least and most between two beginnings
 WHOLE = (2**40, 2**40 + 1)  # the same, so that a conversation is lived through from one end to the other
 TOGETHER = 4  # conversations in one batch
+STILL = 1e-4  # rad; a head whose angle deviates by less does not move
 
 
 def wander(
@@ -70,17 +72,36 @@ def wander(
     return drawn
 
 
-def centre(policy: Policy, conversations: Sequence[Conversation], seed: int) -> np.ndarray:
-    """Move a policy's motion so that its head is held, over whole conversations, as the people's in them.
+def settle(policy: Policy, conversations: Sequence[Conversation], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Let a policy hold its head, over whole conversations, where people hold theirs, and move it as far about there.
+
+    Mean and scale of roll, pitch and yaw are changed, so that the network goes on in its own units as before.
 
     Returns:
-        [3] float32 rad, by how much roll, pitch and yaw were moved.
+        [3] float32 rad, by how much roll, pitch and yaw were moved, and [3] by what their spread was multiplied.
     """
     head = slice(len(HEAD_CHANNELS))
     lived = wandered(policy, conversations, seed, WHOLE)
-    off = np.concatenate([c.motion[..., head] - c.drawn[..., head] for c in lived], axis=1).mean(axis=(0, 1))
-    policy.network.motion_mean[head] += torch.from_numpy(off)
-    return off
+    (drawn, people), (drawn_spread, spread) = (
+        [np.mean([measure(t, axis=0) for t in tracks], axis=0) for tracks in _heads(lived)]
+        for measure in (np.mean, np.std)
+    )
+    # A head that does not move at all, in the data or of the policy, is not to be divided by.
+    moves = (spread > STILL) & (drawn_spread > STILL)
+    wider = np.where(moves, spread / np.maximum(drawn_spread, STILL), 1.0).astype(np.float32)
+    network = policy.network
+    # What lies about the mean of the units is spread about it, too.
+    network.motion_mean[head] += torch.from_numpy(
+        people - drawn + (1 - wider) * (drawn - network.motion_mean[head].numpy())
+    )
+    network.motion_scale[head] *= torch.from_numpy(wider)
+    return people - drawn, wider
+
+
+def _heads(lived: Sequence[Conversation]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Roll, pitch and yaw [T, 3] of each party: what the policy drew, and what the people did."""
+    head = slice(len(HEAD_CHANNELS))
+    return [t[:, head] for c in lived for t in c.drawn], [t[:, head] for c in lived for t in c.motion]
 
 
 def wandered(

@@ -9,6 +9,7 @@ from timar_ros.errors import TimarError
 
 _SIZES = {  # name: (least, most)
     "motion_dim": (1, 512),
+    "speech_width": (8, 4096),
     "width": (8, 4096),
     "blocks": (1, 64),
     "heads": (1, 64),
@@ -27,6 +28,7 @@ class NetworkConfig:
 
     Attributes:
         motion_dim: numbers in a frame of motion.
+        speech_width: of the speech encoder.
         width, blocks, heads: of the backbone.
         diffusion_width, diffusion_depth: of the diffusion head.
         window_frames: how many frames before the open turn's start are remembered.
@@ -37,6 +39,7 @@ class NetworkConfig:
     """
 
     motion_dim: int = 55
+    speech_width: int = 192
     width: int = 192
     blocks: int = 4
     heads: int = 6

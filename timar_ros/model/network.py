@@ -23,7 +23,8 @@ Where it differs from the published network, and why:
   trained not to trust the past of its own motion seldom gets there.
 - Of its own motion the network is shown the channels in `own_shown`. The mouth's past is left out, for it is in the
   voice: shown it, the network goes on with the lips it drew itself instead of listening.
-- Speech comes as log-mel frames without look-ahead instead of wav2vec 2.0, whose 315 M parameters see whole seconds.
+- Speech is heard by a small causal encoder (model/speech_encoder.py) instead of wav2vec 2.0, whose 315 M parameters see
+  whole seconds. Like that it is frozen while the rest learns; beside it the log-mel frames are seen as they are.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import DiffusionHead
 from timar_ros.model.features import FEATURES_PER_FRAME
+from timar_ros.model.speech_encoder import SpeechEncoder
 from timar_ros.model.transformer import Block, run_blocks
 
 TOKENS_PER_FRAME = 4
@@ -50,7 +52,7 @@ class FrameInputs:
     """What the network is given of a run of frames. Every field is a tensor over [batch, frames].
 
     Attributes:
-        own_speech, partner_speech: [B, T, FEATURES_PER_FRAME] log-mel.
+        own_speech, partner_speech: [B, T, network.heard_width] of the speech encoder.
         own_heard, partner_heard: [B, T] bool; where False, the network is told that the voice is not known.
         own_motion: [B, T, motion_dim] in normalised units; counts only where own_given.
         own_given: [B, T] bool; False marks motion that is masked.
@@ -90,7 +92,9 @@ class TimarNetwork(nn.Module):
         def encoder(inputs: int, hidden: int = width) -> nn.Sequential:
             return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-        self.speech_encoder = encoder(FEATURES_PER_FRAME, 2 * width)
+        self.speech_encoder = SpeechEncoder(config.speech_width)
+        self.speech_projection = nn.Linear(config.speech_width, width)
+        self.spectrum_encoder = encoder(FEATURES_PER_FRAME, 2 * width)
         self.motion_encoder = encoder(config.motion_dim)
         self.basis_encoder = encoder(2 * config.motion_dim)
         self.kind_embedding = nn.Parameter(0.02 * torch.randn(TOKENS_PER_FRAME, width))
@@ -117,6 +121,11 @@ class TimarNetwork(nn.Module):
         self.frequencies = 1000.0 ** (-np.arange(half, dtype=np.float64) / half)
 
     @property
+    def heard_width(self) -> int:
+        """Numbers in a frame of speech as the speech encoder tells it."""
+        return FEATURES_PER_FRAME + self.config.speech_width
+
+    @property
     def reducible(self) -> list[nn.Module]:
         """What may be computed in a reduced precision (model/precision.py)."""
         return [self.blocks]
@@ -135,7 +144,9 @@ class TimarNetwork(nn.Module):
         """Frames [B, T] as tokens [B, T, 4, width] that do not know their place in the turn."""
         own_unheard, partner_unheard = self.unheard_token
         motion = self.motion_encoder(torch.stack([inputs.partner_motion, inputs.own_motion * self.own_shown]))
-        speech = self.speech_encoder(torch.stack([inputs.partner_speech, inputs.own_speech]))
+        speech = torch.stack([inputs.partner_speech, inputs.own_speech])
+        spectra, heard = speech.tensor_split([FEATURES_PER_FRAME], dim=-1)
+        speech = self.spectrum_encoder(spectra) + self.speech_projection(heard)
         partner_speech = torch.where(inputs.partner_heard[..., None], speech[0], partner_unheard.to(speech.dtype))
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))

@@ -11,6 +11,7 @@ stays exact for ever. Shapes are few and fixed, so that on CUDA each is a graph.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,7 +24,6 @@ from timar_ros.errors import TimarError
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.features import (
-    FEATURES_PER_FRAME,
     FRAMES_BEFORE,
     OVERLAP_SAMPLES,
     beside_means,
@@ -37,8 +37,9 @@ from timar_ros.model.network import (
     FrameInputs,
     TimarNetwork,
 )
+from timar_ros.model.speech_encoder import SpeechEncoder
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
-from timar_ros.rates import FRAME_SAMPLES
+from timar_ros.rates import FRAME_RATE, FRAME_SAMPLES
 from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows, choose_device
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
@@ -61,6 +62,8 @@ class Sampling:
             names, face the other blendshapes.
         head_correlation_frames and the like: how long noise stays alike, in frames of 40 ms (deviation of the
             smoothing kernel).
+        head_return_per_s: how fast the head comes back to its usual place beside what the network makes of it, as the
+            rate of an exponential (1/s). What is drawn from what was drawn wanders further in a minute than people do.
         mouth_gain: by how much the mouth's way from its mean place is enlarged. Means of what could be drawn move less
             than any of it does (global variance; Toda and Tokuda 2007).
         nod_threshold: how likely a listener's nod must be for one to begin, 0 to 1; at 1 none ever does.
@@ -74,6 +77,7 @@ class Sampling:
     eyes_correlation_frames: float = 1.0
     mouth_correlation_frames: float = 1.0
     face_correlation_frames: float = 1.0
+    head_return_per_s: float = 0.0
     mouth_gain: float = 1.0
     nod_threshold: float = 0.5
 
@@ -97,6 +101,11 @@ class Sampling:
     def gains(self) -> np.ndarray:
         """[55] float32."""
         return np.array([self.mouth_gain if region(channel) == "mouth" else 1.0 for channel in CHANNELS], np.float32)
+
+    def returns(self, lags: int) -> np.ndarray:
+        """[lags, 55] float32, what is left of a channel's way from its usual place after so many frames."""
+        rate = np.array([self.head_return_per_s if region(channel) == "head" else 0.0 for channel in CHANNELS])
+        return np.exp(-rate * np.arange(lags)[:, None] / FRAME_RATE).astype(np.float32)
 
     def correlations(self) -> np.ndarray:
         """[55] float32, frames."""
@@ -139,8 +148,9 @@ class Hop(NamedTuple):
 class _Stream:
     """One conversation's open turn, and what is told of it to the network."""
 
-    def __init__(self, noise: FrameNoise) -> None:
+    def __init__(self, noise: FrameNoise, speech_encoder: SpeechEncoder) -> None:
         self.noise = noise
+        self._speech_encoder = speech_encoder
         self.reset()
 
     def reset(self) -> None:
@@ -154,14 +164,16 @@ class _Stream:
         self._samples = torch.zeros(2, OVERLAP_SAMPLES)
         silence = frame_spectra(torch.zeros(2, OVERLAP_SAMPLES + FRAMES_BEFORE * FRAME_SAMPLES))
         self._means = silence.mean(dim=-2)
+        self._kept: list[Tensor] | None = None  # of the speech encoder
 
-    def features(self, voices: np.ndarray) -> np.ndarray:
-        """Both voices' next frames [2, 640 frames] -> [2, frames, FEATURES_PER_FRAME], as `log_mel` would have it."""
+    def hear(self, voices: np.ndarray) -> np.ndarray:
+        """Both voices' next frames [2, 640 frames] -> [2, frames, heard_width] of the speech encoder."""
         samples = torch.cat([self._samples, torch.from_numpy(voices)], dim=1)
         spectra = frame_spectra(samples)
         means = torch.cat([self._means, spectra.mean(dim=-2)], dim=1)
         self._samples, self._means = samples[:, -OVERLAP_SAMPLES:], means[:, -FRAMES_BEFORE:]
-        return beside_means(spectra, means[:, :-1]).numpy()
+        heard, self._kept = self._speech_encoder(beside_means(spectra, means[:, :-1]), self._kept)
+        return heard.numpy()
 
     def remember(self, motion: np.ndarray) -> None:
         known = motion if self.last_motion is None else np.concatenate([self.last_motion, motion])
@@ -223,7 +235,9 @@ class PolicyBatch(OnDevice):
         self._config = policy.network.config
         self._hop_frames = hop_frames
         correlation = self.sampling.correlations()
-        self._streams = [_Stream(FrameNoise(seed, self._config.sampling_steps, correlation)) for seed in seeds]
+        # Two frames of two voices are heard faster on the CPU than they are brought to another device.
+        ears = copy.deepcopy(policy.network.speech_encoder).cpu()
+        self._streams = [_Stream(FrameNoise(seed, self._config.sampling_steps, correlation), ears) for seed in seeds]
         self._mean, self._scale = self._network.motion_mean.cpu().numpy(), self._network.motion_scale.cpu().numpy()
         self._step = self._network.motion_step[1].cpu().numpy()
         self._packings: dict[PassShape, Packing] = {}
@@ -293,7 +307,7 @@ class PolicyBatch(OnDevice):
 
     def _heard(self, state: _Stream, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
         voices = np.stack([np.concatenate([getattr(f, party) for f in frames]) for party in ("own", "partner")])
-        own_speech, partner_speech = state.features(voices)
+        own_speech, partner_speech = state.hear(voices)
         seen = np.array([frame.partner_motion is not None for frame in frames])
         partner_motion = np.zeros((len(frames), self._config.motion_dim), np.float32)
         for i in np.flatnonzero(seen):
@@ -347,8 +361,8 @@ class PolicyBatch(OnDevice):
             head_width = self._config.width // self._config.heads
             self._packings[shape] = Packing(
                 # Of the frames to draw:
-                own_speech=(streams, draws, FEATURES_PER_FRAME),
-                partner_speech=(streams, draws, FEATURES_PER_FRAME),
+                own_speech=(streams, draws, self._network.heard_width),
+                partner_speech=(streams, draws, self._network.heard_width),
                 partner_motion=(streams, draws, dim),
                 own_heard=(streams, draws),
                 partner_heard=(streams, draws),
@@ -457,7 +471,8 @@ class PolicyBatch(OnDevice):
             time=self._time,
         )
         drawn = drawn.view(len(self._streams), shape.draws, -1)
-        normalised = self._network.from_change(drawn, inputs.basis, lag, nod_place)
+        left = inputs.basis[..., : self._config.motion_dim] * self._returns[lag]
+        normalised = self._network.from_change(drawn, left, lag, nod_place)
         motion = self._network.denormalise(normalised * self._gain)
         motion[..., len(HEAD_CHANNELS) :].clamp_(0.0, 1.0)
         new[:, :, OWN_MOTION] = self._network.given_motion_token(
@@ -480,6 +495,7 @@ class PolicyBatch(OnDevice):
         self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
         self._undrawn = self._temperature == 0.0
         self._gain = torch.from_numpy(self.sampling.gains()).to(device)
+        self._returns = torch.from_numpy(self.sampling.returns(self._config.max_turn_frames + 1)).to(device)
         self._runner = StepRunner(self._advance, device)
         if device.type == "cuda":
             self._capture()

@@ -116,7 +116,7 @@ def test_a_muted_partner_is_not_heard(graph):
         "microphone/audio:=partner/audio",
     )
     packets = graph.collect(Int16MultiArray, "partner/audio")
-    graph.wait_until(lambda: any(m.data for _, m in speaking), "the partner to speak")
+    graph.wait_until(lambda: packets and any(m.data for _, m in speaking), "the partner to speak")
     assert graph.call(SetBool, "head/mute_partner", SetBool.Request(data=True)).success
     graph.wait_until(lambda: not speaking[-1][1].data, "the partner to be silent")
     graph.wait_until(lambda: graph.now_ns() > packets[-1][0] + 800 * MS, "the microphone to be silent")

@@ -361,14 +361,14 @@ def test_targets_of_another_shape_are_refused(shape):
         plan.plan(np.zeros(shape), START_NS, START_NS)
 
 
-def test_planning_a_hop_takes_about_a_millisecond():
+def test_planning_a_hop_takes_no_longer_after_many():
     plan = TrajectoryPlanner(LIVELY)
     plan.resume(np.zeros(3))
-    targets = swing(np.arange(200) * 0.04)
+    targets = swing(np.arange(800) * 0.04)
     seconds = []
-    for first in range(0, 200, 2):
+    for first in range(0, 800, 2):
         due_ns = START_NS + first * FRAME_NS
         began = time.thread_time()
         plan.plan(targets[first : first + 2], due_ns, due_ns - FRAME_NS - 10 * MS)
         seconds.append(time.thread_time() - began)
-    assert np.median(seconds) < 0.002
+    assert min(seconds[-100:]) < 3 * min(seconds[:100])

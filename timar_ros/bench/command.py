@@ -23,6 +23,7 @@ from timar_ros.errors import TimarError
 SECTIONS = {  # section: (module, cores)
     "parity": ("timar_ros.bench.parity", 1),
     "default": ("timar_ros.bench.default", 1),
+    "motion": ("timar_ros.bench.motion", 1),
     "offline": ("timar_ros.bench.offline", 2),
     "large": ("timar_ros.bench.large", 2),
     "cuda": ("timar_ros.bench.cuda", 2),

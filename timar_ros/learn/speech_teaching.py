@@ -122,6 +122,7 @@ def teach(
     finally:
         if step > begun:
             save()
+    encoder.zero_grad(set_to_none=True)  # what is left of the last step would count when others' gradients are clipped
     encoder.requires_grad_(False)
 
 

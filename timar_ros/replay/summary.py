@@ -63,6 +63,7 @@ def summarise(recording: Recording) -> dict[str, Any]:
         "reaction_ms": {p: robot.number(f"reaction_ms_{p}") if timed else None for p in PERCENTILES},
         "motion_delay_ms": motion_delay_ms(recording),
         "lips": _lips(recording),
+        "merged_hops": node.count("merged_hops"),
         "deadline_misses": misses,
         "deadline_miss_percent": _percent(misses, hops),
         "limit_violations": robot.count("limit_violations"),

@@ -384,7 +384,7 @@ def test_a_policy_that_holds_its_head_askew_is_settled_where_people_hold_theirs(
             np.mean([measure(track[:, :3], axis=0) for track in tracks], axis=0)
             for tracks in ([t for c in lived for t in c.drawn], [t for c in lived for t in c.motion])
         )
-        np.testing.assert_allclose(drawn, people, atol=np.radians(0.1))
+        np.testing.assert_allclose(drawn, people, atol=np.radians(0.05))
 
 
 @pytest.mark.heavy

@@ -96,7 +96,7 @@ def teach(
         torch.save(state | {"settings": settings, "step": step}, part)
         part.replace(kept)
 
-    saved, config = time.monotonic(), replace(NetworkConfig(), max_lookahead_frames=0)
+    saved, config = time.monotonic(), NetworkConfig(max_lookahead_frames=0)
     progress = tqdm(total=taught.steps, initial=step, unit="step", desc="teaching the speech encoder", mininterval=5.0)
     try:
         for windows, _ in batches(conversations, taught, config, step):

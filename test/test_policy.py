@@ -346,8 +346,10 @@ def test_cuda_where_there_is_none_is_refused_with_what_to_do():
 def test_cuda_moves_as_the_cpu_does():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    frames = conversation(60)
+    frames, turns = conversation(60), {20: 24, 40: 44}
     on = {
-        d: play(IncrementalPolicy(small_policy(), d, 5, SAMPLING), frames, [2] * 30, {20: 24}) for d in ("cpu", "cuda")
+        device: play(IncrementalPolicy(small_policy(), device, 5, SAMPLING, "float32"), frames, [2] * 30, turns)
+        for device in ("cpu", "cuda")
     }
     assert np.abs(on["cpu"] - on["cuda"]).max() < 1e-3
+    assert np.ptp(on["cuda"], axis=0)[:3].min() > 1e-2

@@ -55,6 +55,12 @@ def degrade(rng: np.random.Generator, voices: np.ndarray, frames: int) -> tuple[
     return voices.clip(-1.0, 1.0), heard
 
 
+def prepare_sounds() -> None:
+    """Make rooms, noise and music now, and not when the first voice is degraded."""
+    _rooms()
+    _sounds()
+
+
 def _gain(decibel: float | np.ndarray) -> np.float32 | np.ndarray:
     return np.float32(10.0) ** np.float32(np.asarray(decibel) / 20)
 

@@ -1,4 +1,4 @@
-"""Conversations on disk in DualTalk's layout, and training windows cut from them.
+"""Conversations on disk in DualTalk's layout.
 
 A folder holds NAME_speaker1.wav/.npz and NAME_speaker2.wav/.npz: 16 kHz mono voices of equal length, and motion at
 25 frames a second (`motion` [T, 55] in the channels of motion/channels.py, or FLAME's `exp` and `pose`). Turns
@@ -8,7 +8,6 @@ beside the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,6 @@ import soundfile
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
-from timar_ros.learn.augment import degrade
-from timar_ros.model.features import CONTEXT_SAMPLES
 from timar_ros.model.network import NOD_FRAMES
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.motion.flame import ExpressionMap, from_flame
@@ -156,143 +153,3 @@ def _turns(kept: Path, voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         np.savez(kept, starts=np.unique([0, *(boundary.frame for boundary in boundaries)]), floor=codes)
     with np.load(kept) as arrays:
         return arrays["starts"], np.array(FLOORS)[arrays["floor"]]
-
-
-@dataclass(frozen=True)
-class OpenTurns:
-    """Copies of unfinished turns of a window, side by side: what the network is asked to complete.
-
-    Each field is [slots]: the frame of the window that a slot copies, its place in the turn, the number of its
-    copy, its turn's first frame, whether its motion is to be drawn, and the last frame before that whose motion is
-    given (-1: the window begins here).
-    """
-
-    frame: np.ndarray
-    place: np.ndarray
-    copy: np.ndarray
-    turn_start: np.ndarray
-    masked: np.ndarray
-    basis: np.ndarray
-
-
-# A floor change is known up to this many frames late; until then its frames still count to the old turn.
-LATEST_DECISION_FRAMES = 12
-# Most hops have few frames; the others have as many new ones as a turn can.
-USUAL_HOP_FRAMES, MANY_NEW = 4, 0.25
-
-
-def draw_open_turns(
-    rng: np.random.Generator, turn_starts: np.ndarray, frames: int, groups: int, max_turn_frames: int
-) -> OpenTurns:
-    """Cut turns at random, as they look while they are open, until `groups` of `max_turn_frames` slots are full.
-
-    No copy crosses from one group to the next.
-
-    Args:
-        turn_starts: [n] first frames of the window's turns, rising from 0.
-        frames: length of the window.
-    """
-    ends = np.append(turn_starts[1:], frames)
-    parts: list[tuple[np.ndarray, ...]] = []
-    free = groups * max_turn_frames
-    while free > 0:
-        turn = rng.integers(len(turn_starts))
-        start = int(turn_starts[turn])
-        longest = min(
-            ends[turn] - start + rng.integers(LATEST_DECISION_FRAMES),
-            max_turn_frames,
-            frames - start,
-            free % max_turn_frames or max_turn_frames,
-        )
-        length = int(rng.integers(1, longest + 1))
-        new = int(rng.integers(1, length + 1 if rng.random() < MANY_NEW else min(length, USUAL_HOP_FRAMES) + 1))
-        place = np.arange(length)
-        parts.append(
-            (
-                start + place,
-                place,
-                np.full(length, len(parts)),
-                np.full(length, start),
-                place >= length - new,
-                np.full(length, start + length - new - 1),
-            )
-        )
-        free -= length
-    return OpenTurns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-@dataclass(frozen=True)
-class Window:
-    """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns.
-
-    The own voice runs `lookahead` frames ahead of everything else. The nods [T] are the party's own. `given` [T, 55]
-    is the motion that the party remembers: its own, or what a policy drew in its place.
-    """
-
-    voices: np.ndarray
-    heard: np.ndarray
-    motion: np.ndarray
-    turn_starts: np.ndarray
-    open_turns: OpenTurns
-    nod_place: np.ndarray
-    nod_ahead: np.ndarray
-    given: np.ndarray
-    lookahead: int = 0
-
-
-def draw_window(
-    rng: np.random.Generator,
-    conversations: Sequence[Conversation],
-    frames: int,
-    groups: int,
-    max_turn_frames: int,
-    clean: bool = False,
-    most_lookahead: int = 0,
-    wandering: float = 0.0,
-) -> Window:
-    """One window of a random conversation from the view of a random party, its sound degraded unless `clean`.
-
-    The own voice runs ahead by 0 to `most_lookahead` frames, each as likely. With the probability `wandering` it is one
-    in which a policy wandered, and what that drew is given.
-    """
-    lived = rng.random() < wandering
-    if lived:
-        conversations = [conversation for conversation in conversations if conversation.drawn is not None]
-    weights = np.array([max(conversation.frames - frames, 0) for conversation in conversations], float)
-    if not weights.any():
-        raise TimarError(
-            f"no conversation is longer than a training window of {frames} frames; longer recordings are needed"
-        )
-    conversation = conversations[rng.choice(len(conversations), p=weights / weights.sum())]
-    start = int(rng.integers(conversation.frames - frames))
-    order = [0, 1] if rng.random() < 0.5 else [1, 0]
-    lookahead = int(rng.integers(most_lookahead + 1))
-    voices = np.stack(
-        [
-            _stretch(conversation.voices[party], start + ahead, frames)
-            for party, ahead in zip(order, (lookahead, 0), strict=True)
-        ]
-    )
-    heard = np.ones((2, frames), bool)
-    if not clean:
-        voices, heard = degrade(rng, voices, frames)
-    inside = conversation.turn_starts - start
-    inside = np.unique(np.append(inside[(inside > 0) & (inside < frames)], 0))
-    return Window(
-        voices=voices.astype(np.float32),
-        heard=heard,
-        motion=conversation.motion[order, start : start + frames],
-        turn_starts=inside,
-        open_turns=draw_open_turns(rng, inside, frames, groups, max_turn_frames),
-        nod_place=conversation.nod_place[order[0], start : start + frames],
-        nod_ahead=conversation.nod_ahead[order[0], start : start + frames],
-        given=(conversation.drawn if lived else conversation.motion)[order[0], start : start + frames],
-        lookahead=lookahead,
-    )
-
-
-def _stretch(voice: np.ndarray, start: int, frames: int) -> np.ndarray:
-    """[240 + 640 frames] float32 of a voice int16 from frame `start` on; silence where the voice has none."""
-    first, end = start * FRAME_SAMPLES - CONTEXT_SAMPLES, (start + frames) * FRAME_SAMPLES
-    inside = voice[max(first, 0) : end] / np.float32(32768)
-    return np.pad(inside, (max(-first, 0), max(end - len(voice), 0)))

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
+from timar_ros.learn.batches import Batches, batches
 from timar_ros.learn.dataset import MOUTH, Conversation, known_channels
-from timar_ros.learn.recipe import Recipe, batches
+from timar_ros.learn.recipe import Recipe
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import log_mel
 from timar_ros.model.speech_encoder import SpeechEncoder
@@ -96,17 +97,14 @@ def teach(
         torch.save(state | {"settings": settings, "step": step}, part)
         part.replace(kept)
 
-    saved, config = time.monotonic(), NetworkConfig(max_lookahead_frames=0)
+    last_step = taught.steps if until is None else min(until, taught.steps)
+    saved, dataset = time.monotonic(), Batches(conversations, taught, NetworkConfig(max_lookahead_frames=0))
     progress = tqdm(total=taught.steps, initial=step, unit="step", desc="teaching the speech encoder", mininterval=5.0)
     try:
-        for windows, _ in batches(conversations, taught, config, step):
+        for windows in batches(dataset, step, last_step, device):
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(step / taught.steps)
-            voices, motion = (
-                torch.from_numpy(np.concatenate([getattr(window, name) for window in windows])).to(device)
-                for name in ("voices", "motion")
-            )
-            loss = reading(voices, motion)
+            loss = reading(windows.voices.flatten(0, 1), windows.motion.flatten(0, 1))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(reading.parameters(), 1.0)
@@ -117,8 +115,6 @@ def teach(
             if time.monotonic() - saved > SAVE_EVERY_S:
                 save()
                 saved = time.monotonic()
-            if step == until:
-                break
     finally:
         if step > begun:
             save()

@@ -19,24 +19,25 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
-from timar_ros.learn.dataset import MOUTH, Conversation, Window, draw_window, known_channels, load_conversations
-from timar_ros.learn.recipe import Recipe, batches
+from timar_ros.learn.batches import Batches, batches
+from timar_ros.learn.dataset import MOUTH, Conversation, known_channels, load_conversations
+from timar_ros.learn.recipe import Recipe
 from timar_ros.learn.speech_teaching import teach
-from timar_ros.learn.wandering import settle, wandered
+from timar_ros.learn.wandering import settle, wander_through
 from timar_ros.learn.watching import write_sample_video
 from timar_ros.learn.window_attention import WindowAttention, may_attend
+from timar_ros.learn.windows import Windows, draw_window
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import make_schedule, training_terms
@@ -45,6 +46,7 @@ from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.model.precision import computes_bfloat16
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import ExpressionMap
+from timar_ros.stream.policy import Sampling
 
 JAW = CHANNELS.index("jawOpen")
 # How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
@@ -58,6 +60,12 @@ WAYS_BACK_OF = 40
 
 # What a run is measured by meanwhile: the same windows each time.
 LOOK_WINDOWS, LOOK_SEED = 12, 0
+
+# How a new policy draws, until that is set in its folder's config.yaml.
+SAMPLING = Sampling(
+    head_temperature=1.1, eyes_temperature=1.3, mouth_temperature=0.0, head_return_per_s=0.3, mouth_gain=1.1,
+    nod_threshold=0.25,
+)  # fmt: skip
 
 # In bits the variational term is tens of times the squared error at first and would drown it.
 VARIATIONAL_WEIGHT = 0.01
@@ -85,54 +93,36 @@ class Batch:
     nod_ahead: Tensor
 
 
-def make_batch(
-    windows: list[Window], network: TimarNetwork, recipe: Recipe, rng: np.random.Generator, ways_back: Tensor
-) -> Batch:
+def make_batch(windows: Windows, network: TimarNetwork, recipe: Recipe, random: Random, ways_back: Tensor) -> Batch:
     """Windows with what training does to them: noise on the history, histories dropped, partners' faces shown.
 
     `ways_back` is of `find_ways_back`.
     """
-
-    device = network.motion_mean.device
-
-    def stack(arrays: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(device)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device)
-
-    def uniform(most: float) -> Tensor:
-        """[B, 1, 1], one number for each window."""
-        return torch.from_numpy(rng.uniform(0, most, (batch, 1, 1)).astype(np.float32)).to(device)
-
-    batch, frames = len(windows), windows[0].motion.shape[1]
-    voices = stack([window.voices for window in windows])
-    with torch.no_grad():
-        speech, _ = network.speech_encoder(log_mel(voices).flatten(0, 1))
-    speech = speech.unflatten(0, voices.shape[:2])
-    motion = network.normalise(stack([window.motion for window in windows]))
-    strayed = network.normalise(stack([window.given for window in windows])) - motion[:, 0]
-    heard = stack([window.heard for window in windows])
-    turns = [window.open_turns for window in windows]
-    frame = stack([np.concatenate([np.arange(frames), turn.frame]) for turn in turns])
-    masked = stack([turn.masked for turn in turns])
+    batch, _, frames, channels = windows.motion.shape
+    device = windows.motion.device
+    rows = torch.arange(batch, device=device)[:, None]
+    frame, lookahead = windows.frame, windows.lookahead[:, None]
 
     def copied(values: Tensor) -> Tensor:
         """[B, T, ...] -> [B, T + S, ...]."""
         return values[rows, frame]
 
-    rows = torch.arange(batch, device=device)[:, None]
-    drop = uniform(1.0)[..., 0] < recipe.history_dropped
-    masked = masked | drop  # where no motion is given, every frame of an open turn can be asked for
+    with torch.no_grad():
+        speech, _ = network.speech_encoder(log_mel(windows.voices).flatten(0, 1))
+    speech = speech.unflatten(0, (batch, 2))
+    motion = network.normalise(windows.motion)
+    strayed = network.normalise(windows.given) - motion[:, 0]
+    drop = random.uniform(batch, 1) < recipe.history_dropped
+    masked = windows.masked | drop  # where no motion is given, every frame of an open turn can be asked for
     # What was drawn may drift to where no person was; the network learns the way back, in channels that move slowly.
-    astray = normal(batch, 1, motion.shape[-1]) * uniform(recipe.astray)
-    astray *= (uniform(1.0) < ASTRAY_SHARE) & ~drop[..., None]
+    astray = random.normal(batch, 1, channels) * recipe.astray * random.uniform(batch, 1, 1)
+    astray = astray * ((random.uniform(batch, 1) < ASTRAY_SHARE) & ~drop)[..., None]
     way_back = torch.exp(-torch.arange(frames, device=device)[:, None] / RETURN_FRAMES)
-    motion[:, 0] += astray * network.motion_kept[SLOW_FRAMES] * way_back
+    own = motion[:, 0] + astray * network.motion_kept[SLOW_FRAMES] * way_back
     # Live, what was drawn before is not quite what a person would have done; the network learns to come back from it.
-    noise = normal(batch, frames, motion.shape[-1]) * uniform(recipe.history_noise)
-    given = motion[:, 0] + strayed + network.motion_step[1] * noise
-    last = stack([turn.basis for turn in turns])
+    noise = random.normal(batch, frames, channels) * recipe.history_noise * random.uniform(batch, 1, 1)
+    given = own + strayed + network.motion_step[1] * noise
+    last = windows.basis
     known = (last >= 0) & ~drop
     lag = torch.where(known & masked, frame[:, frames:] - last, 0)
     newest, before = given[rows, last.clamp(min=0)], given[rows, (last - 1).clamp(min=0)]
@@ -140,35 +130,41 @@ def make_batch(
     # What strayed comes back as the channel's own deviations do, while the person goes on.
     last_strayed, before_strayed = strayed[rows, last.clamp(min=0)], strayed[rows, (last - 1).clamp(min=0)]
     remains = ways_back[0, lag] * last_strayed + ways_back[1, lag] * (last_strayed - before_strayed)
-    nod_place = copied(stack([window.nod_place for window in windows]))
-    target = network.to_change(copied(motion[:, 0])[:, frames:] + remains, basis, lag, nod_place[:, frames:])
+    nod_place = copied(windows.nod_place)
+    did = copied(own)
+    target = network.to_change(did[:, frames:] + remains, basis, lag, nod_place[:, frames:])
     to_draw = torch.cat([torch.zeros_like(masked[:, :1]).expand(-1, frames), masked], dim=1)
-    starts = [
-        np.maximum.accumulate(np.where(np.isin(np.arange(frames), w.turn_starts), np.arange(frames), 0))
-        for w in windows
-    ]
-    turn_start = stack([np.concatenate([start, turn.turn_start]) for start, turn in zip(starts, turns, strict=True)])
-    # History is copy -1, so that a copy's turn is told from the closed turn it was cut from.
-    copy = stack([np.concatenate([np.full(frames, -1), turn.copy]) for turn in turns])
-    seen = (uniform(1.0)[..., 0] < recipe.partner_seen).expand(-1, frame.shape[1])
     inputs = FrameInputs(
         own_speech=copied(speech[:, 0]),
         partner_speech=copied(speech[:, 1]),
-        own_heard=copied(heard[:, 0]),
-        partner_heard=copied(heard[:, 1]),
+        own_heard=copied(windows.heard[:, 0]),
+        partner_heard=copied(windows.heard[:, 1]),
         own_motion=copied(given),
         own_given=~to_draw & ~drop,
         basis=torch.cat([basis.new_zeros(batch, frames, basis.shape[2]), basis * masked[..., None]], dim=1),
         lag=torch.cat([lag.new_zeros(batch, frames), lag], dim=1),
         partner_motion=copied(motion[:, 1]),
-        partner_seen=seen,
-        turn_place=(frame - turn_start).clamp(max=network.config.max_turn_frames - 1),
+        partner_seen=(random.uniform(batch, 1) < recipe.partner_seen).expand(-1, frame.shape[1]),
+        turn_place=(frame - windows.turn_start).clamp(max=network.config.max_turn_frames - 1),
         nod_place=nod_place,
-        lookahead=torch.tensor([w.lookahead for w in windows], device=device)[:, None].expand(frame.shape),
+        lookahead=lookahead.expand(frame.shape),
     )
-    may = may_attend(frame, turn_start, copy, network.config.window_frames)
-    nod_ahead = copied(stack([window.nod_ahead for window in windows]))[:, frames:]
-    return Batch(inputs, frame, may, target, masked, copied(motion[:, 0]), nod_ahead)
+    may = may_attend(frame, windows.turn_start, windows.copy, network.config.window_frames)
+    return Batch(inputs, frame, may, target, masked, did, copied(windows.nod_ahead)[:, frames:])
+
+
+class Random:
+    """Random numbers of one batch, made on its device."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._made = {"generator": torch.Generator(device).manual_seed(seed), "device": device}
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Between 0 and 1."""
+        return torch.rand(shape, **self._made)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, **self._made)
 
 
 class Objective(nn.Module):
@@ -195,38 +191,44 @@ class Objective(nn.Module):
         groups = {"head": channels < len(HEAD_CHANNELS), "jaw": channels == JAW, "face": channels >= len(HEAD_CHANNELS)}
         self._groups = {name: np.flatnonzero(group & known).tolist() for name, group in groups.items()}
 
-    def forward(self, windows: list[Window], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, windows: Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts for the log."""
         network, schedule, draws = self.network, self._schedule, self._recipe.draws
-        batch = make_batch(windows, network, self._recipe, rng, self.ways_back)
+        device = windows.motion.device
+        random = Random(windows.seed, device)
+        batch = make_batch(windows, network, self._recipe, random, self.ways_back)
         target, masked = batch.target, batch.masked
-        device, history = target.device, batch.frame.shape[1] - masked.shape[1]
+        history = batch.frame.shape[1] - masked.shape[1]
         mixed = computes_bfloat16(device)
         dtype = torch.bfloat16 if mixed else torch.float32
         attend = WindowAttention(batch.may, history, network.config.max_turn_frames, dtype)
+        rotation = torch.from_numpy(network.rotation(np.arange(history))).to(device)[batch.frame]
         with torch.autocast(device.type, dtype=dtype, enabled=mixed):
-            z = network.encode(batch.inputs, batch.frame.cpu().numpy(), attend=attend)
-        lips = (self.lips(z.float()) - batch.motion)[..., self._lips].square().mean()
+            z = network.conditions(batch.inputs, rotation, attend=attend)
+        lips = (self.lips(z.float()) - batch.motion).square().mean(dim=(0, 1))[self._lips].mean()
         z = z[:, history:][masked].float()
         foreseen = binary_cross_entropy_with_logits(network.nod_ahead(z), batch.nod_ahead[masked].float())
         z = z.repeat(draws, 1)
-        noise = torch.from_numpy(correlated_noise(rng, (draws, *target.shape), NOISE_FRAMES)).to(device)
-        noise = noise[:, masked].flatten(0, 1)
+        noise = correlated_noise(random, (draws, *target.shape), NOISE_FRAMES)[:, masked].flatten(0, 1)
         target = target[masked].repeat(draws, 1)
         # The more noise, the more of the answer must come from z: step numbers are drawn with density rising linearly.
-        step = torch.from_numpy((len(schedule) * np.sqrt(rng.random(len(target)))).astype(np.int64)).to(device)
+        step = (len(schedule) * random.uniform(len(target)).sqrt()).long().clamp(max=len(schedule) - 1)
         error, variational = training_terms(network.diffusion, schedule, target, z, step, noise)
-        parts = {name: error[:, group].mean() for name, group in self._groups.items() if group}
+        error = error.mean(dim=0)
+        parts = {name: error[group].mean() for name, group in self._groups.items() if group}
         parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
         parts["nod_ahead"] = self._recipe.foresight * foreseen
         parts["lips"] = self._recipe.lips * lips
-        return sum(parts.values()), {name: float(value.detach()) for name, value in parts.items()}
+        return sum(parts.values()), {name: value.detach() for name, value in parts.items()}
 
 
-def correlated_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
+def correlated_noise(random: Random, shape: tuple[int, ...], sigma: float) -> Tensor:
     """Standard normal float32, alike along the last axis but one as stream/noise.py makes it live."""
-    white = rng.standard_normal(shape, dtype=np.float32)
-    return gaussian_filter1d(white, sigma, axis=-2, mode="wrap") * np.float32(np.sqrt(2 * sigma * np.sqrt(np.pi)))
+    white = random.normal(*shape)
+    reach = math.ceil(4 * sigma)
+    kernel = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-reach, reach + 1)]
+    scale = math.sqrt(sum(weight * weight for weight in kernel))
+    return sum(weight / scale * white.roll(k, -2) for k, weight in zip(range(-reach, reach + 1), kernel, strict=True))
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,7 @@ class Workers:
         if torch.cuda.is_available():
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(device)
+            torch.set_float32_matmul_precision("high")  # TF32 in what is not in bfloat16
         if count > 1:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(rank, count, device)
@@ -255,8 +258,8 @@ class Workers:
             return objective
         return DistributedDataParallel(objective, [self.device] if self.device.type == "cuda" else None)
 
-    def wait_for_first(self) -> None:
-        """The first worker does what others use afterwards: it calls this after it, the others before."""
+    def wait(self) -> None:
+        """For the others. What the first does and they use afterwards, it does before this, and they behind it."""
         if self.count > 1:
             torch.distributed.barrier()
 
@@ -309,7 +312,7 @@ def find_ways_back(network: TimarNetwork, conversations: list[Conversation]) -> 
 
     Both are 0 for the mouth, whose past is not shown.
     """
-    mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
+    mean, scale = network.motion_mean.cpu().numpy(), network.motion_scale.cpu().numpy()
     tracks = [(track - mean) / scale for conversation in conversations[:WAYS_BACK_OF] for track in conversation.motion]
     ways = np.zeros((2, len(network.motion_step), len(CHANNELS)), np.float32)
     for lag in range(1, ways.shape[1]):
@@ -339,7 +342,8 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.workers = workers or Workers()
-        self.sampling = start.sampling if start else {}
+        self.started = start is not None
+        self.sampling = start.sampling if start else asdict(SAMPLING)
         torch.manual_seed(recipe.seed)
         self.network = TimarNetwork(config)
         self.network.diffusion.zero_gates()
@@ -361,6 +365,7 @@ class Run:
             ],
             lr=recipe.learning_rate,
             betas=(0.9, 0.95),
+            fused=self.workers.device.type == "cuda",
         )
         self.step = 0
 
@@ -404,10 +409,10 @@ class Run:
                 draw_window(rng, held_out, recipe.short_window_frames, recipe.short_open_groups, longest)
                 for _ in range(LOOK_WINDOWS)
             ]
-            objective = Objective(network, recipe, held_out)
+            objective = Objective(network, recipe, held_out).to(self.workers.device)
             objective.lips = self.objective.lips
             with torch.no_grad():
-                loss, parts = objective(windows, rng)
+                loss, parts = objective(Windows.stack(windows, LOOK_SEED).to(self.workers.device))
             with (self.folder / "held_out.csv").open("a", newline="", encoding="utf-8") as log:
                 csv.writer(log).writerow([self.step, f"{loss:.5f}", *(f"{value:.5f}" for value in parts.values())])
         samples = self.folder / "samples"
@@ -440,38 +445,61 @@ class Run:
         objective = self.workers.shared(self.objective)
         log = (self.folder / "metrics.csv" if first else Path(os.devnull)).open("a", newline="", encoding="utf-8")
         progress = tqdm(total=recipe.steps, initial=self.step, unit="step", mininterval=5.0, disable=not first)
+        last_step = recipe.steps if until is None else min(until, recipe.steps)
         try:
-            for windows, rng in batches(conversations, recipe, self.network.config, self.step, self.workers.rank):
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.learning_rate()
-                loss, parts = objective(windows, rng)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
-                self.optimizer.step()
-                self.averaged.update_parameters(self.network)
-                self.step += 1
-                csv.writer(log).writerow(
-                    [self.step, f"{loss.item():.5f}", *(f"{value:.5f}" for value in parts.values())]
-                )
-                progress.update()
-                progress.set_postfix(
-                    loss=f"{loss.item():.3f}",
-                    jaw=f"{parts['jaw']:.3f}",
-                    head=f"{parts['head']:.3f}",
-                    nod=f"{parts['nod_ahead']:.3f}",
-                )
-                if time.monotonic() - saved > save_every_s:
-                    log.flush()
-                    self.save()
-                    saved = time.monotonic()
-                if first and look_every and self.step % look_every == 0:
-                    self.look(held_out, conversations)
-                if self.step == until:
-                    break
+            while self.step < last_step:
+                pause = self._next_wandering(last_step)
+                dataset = Batches(self._wandered(conversations), recipe, self.network.config, self.workers.rank)
+                for windows in batches(dataset, self.step, pause, self.workers.device):
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = self.learning_rate()
+                    loss, parts = objective(windows)
+                    self.optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+                    self.optimizer.step()
+                    self.averaged.update_parameters(self.network)
+                    self.step += 1
+                    values = torch.stack([loss.detach(), *parts.values()]).tolist()
+                    csv.writer(log).writerow([self.step, *(f"{value:.5f}" for value in values)])
+                    progress.update()
+                    progress.set_postfix(dict(zip(("loss", *parts), (f"{value:.3f}" for value in values), strict=True)))
+                    if time.monotonic() - saved > save_every_s:
+                        log.flush()
+                        self.save()
+                        saved = time.monotonic()
+                    if first and look_every and self.step % look_every == 0:
+                        self.look(held_out, conversations)
         finally:
             log.close()
             self.save()
+
+    def _next_wandering(self, last_step: int) -> int:
+        every = self.recipe.wander_every
+        return min(last_step, (self.step // every + 1) * every) if self.recipe.wandering and every else last_step
+
+    def _wandered(self, conversations: list[Conversation]) -> list[Conversation]:
+        """The conversations, in the first of them what the policy drew when it last wandered.
+
+        The first worker lets the averaged weights wander, at every `wander_every` steps and at the beginning where it
+        is another policy's; what they drew is kept in the folder, for the other workers and for a run that is resumed.
+        """
+        recipe = self.recipe
+        step = self.step // recipe.wander_every * recipe.wander_every if recipe.wander_every else 0
+        if not recipe.wandering or (step == 0 and not self.started):
+            return conversations
+        first, kept = conversations[: recipe.wandering_conversations], self.folder / f"wandered_{step:06d}.npz"
+        if self.workers.rank == 0 and not kept.exists():
+            network = copy.deepcopy(self.averaged.module).cpu().eval()
+            drawn = wander_through(Policy("training", network, CHANNELS, self.sampling), first, recipe.seed + step)
+            part = kept.with_suffix(".part")
+            with part.open("wb") as file:
+                np.savez(file, *drawn)
+            part.replace(kept)
+        self.workers.wait()
+        with np.load(kept) as arrays:
+            drawn = [arrays[f"arr_{k}"] for k in range(len(first))]
+        return [replace(c, drawn=motion) for c, motion in zip(first, drawn, strict=True)] + conversations[len(first) :]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -506,6 +534,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
+    if recipe.wandering and not args.start and not recipe.wander_every:
+        raise TimarError("--wandering needs a policy that wanders; give it as --start, or give --wander-every")
     start = load_policy(args.start) if args.start else None
     if start is not None and start.channels != CHANNELS:
         raise TimarError(f"--start: policy {start.name} is no network of this kind; give one that `timar train` made")
@@ -516,23 +546,18 @@ def run(args: argparse.Namespace) -> int:
     workers = Workers.join()
     try:
         if workers.rank:
-            workers.wait_for_first()  # it finds the turns and keeps them beside the data
+            workers.wait()  # the first finds the turns and keeps them beside the data
         conversations = load_conversations(args.data, expression)
         held_out = load_conversations(args.held_out, expression) if args.held_out else None
         if not workers.rank:
-            workers.wait_for_first()
-        if recipe.wandering:
-            if start is None:
-                raise TimarError("--wandering needs a policy that wanders; give it as --start")
-            count = recipe.wandering_conversations
-            conversations = wandered(start, conversations[:count], recipe.seed) + conversations[count:]
+            workers.wait()
         training = Run(args.out, config, recipe, conversations, workers, start)
         if start is None:
             if workers.rank:
-                workers.wait_for_first()
+                workers.wait()
             teach(training.network.speech_encoder, conversations, recipe, args.out / "speech_encoder.pt")
             if not workers.rank:
-                workers.wait_for_first()
+                workers.wait()
             training.averaged.module.speech_encoder.load_state_dict(training.network.speech_encoder.state_dict())
         training.resume()
         training.train(conversations, args.until, held_out, args.look_every)

@@ -12,7 +12,6 @@ What is left of a steady pull shows as a head that is held askew, or is moved to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -81,9 +80,10 @@ def settle(policy: Policy, conversations: Sequence[Conversation], seed: int) -> 
         [3] float32 rad, by how much roll, pitch and yaw were moved, and [3] by what their spread was multiplied.
     """
     head = slice(len(HEAD_CHANNELS))
-    lived = wandered(policy, conversations, seed, WHOLE)
+    motions = [wander_through(policy, conversations, seed, WHOLE), [c.motion for c in conversations]]
+    heads = [[track[:, head] for motion in each for track in motion] for each in motions]
     (drawn, people), (drawn_spread, spread) = (
-        [np.mean([measure(t, axis=0) for t in tracks], axis=0) for tracks in _heads(lived)]
+        [np.mean([measure(track, axis=0) for track in tracks], axis=0) for tracks in heads]
         for measure in (np.mean, np.std)
     )
     # A head that does not move at all, in the data or of the policy, is not to be divided by.
@@ -98,23 +98,16 @@ def settle(policy: Policy, conversations: Sequence[Conversation], seed: int) -> 
     return people - drawn, wider
 
 
-def _heads(lived: Sequence[Conversation]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Roll, pitch and yaw [T, 3] of each party: what the policy drew, and what the people did."""
-    head = slice(len(HEAD_CHANNELS))
-    return [t[:, head] for c in lived for t in c.drawn], [t[:, head] for c in lived for t in c.motion]
-
-
-def wandered(
+def wander_through(
     policy: Policy, conversations: Sequence[Conversation], seed: int, run_frames: tuple[int, int] = RUN_FRAMES
-) -> list[Conversation]:
-    """The conversations with what the policy drew in them, by its own sampling, on all cores."""
+) -> list[np.ndarray]:
+    """What the policy draws in the conversations by its own sampling, as `wander` gives it, on all cores."""
     sampling = Sampling.from_policy(policy)
     groups = [conversations[k : k + TOGETHER] for k in range(0, len(conversations), TOGETHER)]
     pending = joblib.Parallel(n_jobs=-1, return_as="generator")(
         joblib.delayed(wander)(policy, group, sampling, seed + k, run_frames) for k, group in enumerate(groups)
     )
-    drawn = [motion for motions in tqdm(pending, total=len(groups), desc="wandering") for motion in motions]
-    return [replace(c, drawn=motion) for c, motion in zip(conversations, drawn, strict=True)]
+    return [motion for motions in tqdm(pending, total=len(groups), desc="wandering") for motion in motions]
 
 
 def _hop(conversation: Conversation, party: int, first: int) -> Hop:

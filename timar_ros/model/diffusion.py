@@ -221,7 +221,8 @@ def sample(
         if i == 0:
             return x if mean is None else torch.where(mean, expected, x)
         fraction = -1.0 if posterior else variance
-        x = torch.addcmul(x, torch.exp(half_range * fraction + middle), noise[draw])
+        # The deviation, a number on the CPU where it is not learned, stands where CUDA takes one.
+        x = torch.addcmul(x, noise[draw], torch.exp(half_range * fraction + middle))
     raise AssertionError("a schedule has at least two steps")
 
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.diffusion import DiffusionHead
@@ -150,11 +151,13 @@ class TimarNetwork(nn.Module):
         partner_speech = torch.where(inputs.partner_heard[..., None], speech[0], partner_unheard.to(speech.dtype))
         own_speech = torch.where(inputs.own_heard[..., None], speech[1], own_unheard.to(speech.dtype))
         partner_motion = torch.where(inputs.partner_seen[..., None], motion[0], self.unseen_token.to(motion.dtype))
-        masked = self.basis_encoder(inputs.basis * torch.cat([self.own_shown] * 2)) + self.lag_embedding[inputs.lag]
+        masked = self.basis_encoder(inputs.basis * torch.cat([self.own_shown] * 2)) + embedding(
+            inputs.lag, self.lag_embedding
+        )
         own_motion = torch.where(inputs.own_given[..., None], motion[1], masked.to(motion.dtype))
-        own_motion = own_motion + self.nod_embedding[inputs.nod_place].to(motion.dtype)
+        own_motion = own_motion + embedding(inputs.nod_place, self.nod_embedding).to(motion.dtype)
         if self.config.max_lookahead_frames:
-            own_speech = own_speech + self.lookahead_embedding[inputs.lookahead]
+            own_speech = own_speech + embedding(inputs.lookahead, self.lookahead_embedding)
         kinds = [partner_speech, partner_motion + partner_speech, own_speech, own_motion + own_speech]
         return torch.stack(kinds, dim=2) + self.kind_embedding
 
@@ -166,12 +169,12 @@ class TimarNetwork(nn.Module):
             nod_place: [...] of the frame, as in `FrameInputs`.
         """
         kind = self.kind_embedding[OWN_MOTION] - self.kind_embedding[OWN_SPEECH]
-        own_motion = self.motion_encoder(motion * self.own_shown) + self.nod_embedding[nod_place]
+        own_motion = self.motion_encoder(motion * self.own_shown) + embedding(nod_place, self.nod_embedding)
         return own_motion + own_speech_token + kind
 
     def in_turn(self, tokens: Tensor, turn_place: Tensor) -> Tensor:
         """Tokens of frames [B, T, 4, width] at their places in the turn [B, T] -> [B, 4 T, width]."""
-        return (tokens + self.turn_place_embedding[turn_place][:, :, None]).flatten(1, 2)
+        return (tokens + embedding(turn_place, self.turn_place_embedding)[:, :, None]).flatten(1, 2)
 
     def encode(self, inputs: FrameInputs, frame: np.ndarray, mask: Tensor | None = None, **attention) -> Tensor:
         """z [B, T, width], the conditions of the diffusion head, for the frames [B, T] in one pass.
@@ -182,8 +185,11 @@ class TimarNetwork(nn.Module):
             attention: as in `run`.
         """
         rotation = torch.from_numpy(self.rotation(frame)).to(inputs.own_speech.device)
-        x = self.run(self.tokens(inputs), rotation, mask=mask, **attention)
-        return x[:, OWN_MOTION::TOKENS_PER_FRAME]
+        return self.conditions(inputs, rotation, mask=mask, **attention)
+
+    def conditions(self, inputs: FrameInputs, rotation: Tensor, **attention) -> Tensor:
+        """z as of `encode`, of frames with the rotation [B, T, 2, head_width]."""
+        return self.run(self.tokens(inputs), rotation, **attention)[:, OWN_MOTION::TOKENS_PER_FRAME]
 
     def run(self, tokens: Tensor, rotation: Tensor, **attention) -> Tensor:
         """The backbone over the tokens [B, 4 T, width] of frames with the rotation [B, T, 2, head_width].

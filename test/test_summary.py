@@ -94,8 +94,16 @@ def test_messages_that_were_lost_show_in_the_percentages(recording):
     fewer = Signal(faces.times_ns[kept], faces.stamps_ns[kept], faces.names, faces.values[kept])
     summary = summarise(replace(recording, blendshapes=fewer))
     assert summary["blendshape_percent"] == 90.0
-    checks = {check.label: check.ok for check in check_goals(summary)}
+    checks = {check.label: check.ok for check in check_goals(summary | {"seconds": 47.0})}
     assert checks["face messages, of frames"] is False
+
+
+def test_shares_and_counts_are_not_judged_in_a_conversation_of_a_few_seconds(summary):
+    few = summary | {"seconds": 7.0, "commands_percent": 88.0, "turns_by_floor": 0}
+    checks = {check.label: check for check in check_goals(few)}
+    assert checks["commands, of hops"].ok is None and checks["commands, of hops"].shown == "88 %"
+    assert checks["turns ended by the floor"].ok is None
+    assert checks["motion delay"].ok is True
 
 
 def test_what_was_not_recorded_is_null_and_neither_ok_nor_missed(tmp_path):
@@ -114,7 +122,7 @@ def test_what_was_not_recorded_is_null_and_neither_ok_nor_missed(tmp_path):
     )
     assert [summary[key] for key in absent] == [None] * len(absent)
     assert summary["reaction_ms"] == {"p50": None, "p95": None, "p99": None}
-    checks = {check.label: check for check in check_goals(summary)}
+    checks = {check.label: check for check in check_goals(summary | {"seconds": 47.0})}
     assert checks["median reaction"].ok is None
     assert checks["median reaction"].shown == "not measured"
     assert checks["turns ended by the floor"].ok is True

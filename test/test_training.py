@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from timar_ros.errors import TimarError
-from timar_ros.learn import train
+from timar_ros.learn import objective, train
 from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, load_conversations
 from timar_ros.learn.generate import generate
+from timar_ros.learn.motion_units import find_ways_back, set_motion_units
 from timar_ros.learn.wandering import WHOLE, settle, wander_through
 from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
 from timar_ros.learn.windows import Windows, draw_open_turns, draw_window
@@ -73,9 +74,9 @@ def arguments(data, out, **changes) -> argparse.Namespace:
     return parsed
 
 
-def make_batch(windows, network, recipe, ways_back) -> train.Batch:
-    random = train.Random(1, torch.device("cpu"))
-    return train.make_batch(Windows.stack(windows, seed=0), network, recipe, random, ways_back)
+def make_batch(windows, network, recipe, ways_back) -> objective.Batch:
+    random = objective.Random(1, torch.device("cpu"))
+    return objective.make_batch(Windows.stack(windows, seed=0), network, recipe, random, ways_back)
 
 
 @settings(deadline=None)
@@ -214,6 +215,19 @@ def test_a_run_wanders_again_and_again_and_resumed_gives_the_same(data, tmp_path
     assert len(rows[0]) == 6 and rows[0] == rows[1]
 
 
+def test_a_run_that_is_told_to_end_keeps_what_it_learned(data, tmp_path):
+    command = [sys.executable, "-m", "timar_ros.cli", "train", "--data", str(data), "--out", str(tmp_path)]
+    command += ["--steps", "100000", "--speech-steps", "2", "--batch", "2", "--window-frames", "60"]
+    command += ["--width", "32", "--heads", "2", "--blocks", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        while "/100000" not in run.stderr.readline():  # the progress bar
+            assert run.poll() is None
+        run.terminate()
+        rest = run.stderr.read()
+    assert run.returncode == 143 and "Traceback" not in rest
+    assert load_policy(f"{tmp_path / 'policy'}/").network.config.width == 32
+
+
 def test_a_run_with_other_settings_is_not_resumed_by_mistake(data, tmp_path):
     train.run(arguments(data, tmp_path / "run", steps=2))
     with pytest.raises(TimarError, match="other settings"):
@@ -254,7 +268,7 @@ def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path
     assert [CHANNELS[i] for i in np.flatnonzero(conversation.known)] == ["headRoll", "headPitch", "headYaw", "jawOpen"]
     assert np.allclose(conversation.motion[1, :, JAW], pose[:, 3] / 0.35, atol=1e-3)
     before = train.Run(tmp_path / "run", NetworkConfig(width=32, blocks=1, heads=2), train.Recipe(), [conversation])
-    parts = train.Objective(before.network, train.Recipe(), [conversation])(
+    parts = objective.Objective(before.network, train.Recipe(), [conversation])(
         Windows.stack([draw_window(np.random.default_rng(0), [conversation], 60, 2, 25, clean=True)], seed=0)
     )[1]
     assert (
@@ -265,7 +279,7 @@ def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path
 
 
 def test_noise_is_alike_from_frame_to_frame_and_standard_normal():
-    noise = train.correlated_noise(train.Random(0, torch.device("cpu")), (4, 500, 55), 1.0)
+    noise = objective.correlated_noise(objective.Random(0, torch.device("cpu")), (4, 500, 55), 1.0)
     assert float(noise.std()) == pytest.approx(1.0, abs=0.03)
     assert float((noise[:, 1:] * noise[:, :-1]).mean()) == pytest.approx(np.exp(-0.25), abs=0.03)
 
@@ -290,7 +304,7 @@ def test_a_nod_is_announced_before_it_begins_and_then_told_to_its_end(tmp_path):
     window = draw_window(np.random.default_rng(0), [conversation], SECONDS * 25 - 1, 1, 25, clean=True)
     assert window.nod_ahead.sum() in (0, NOD_AHEAD_FRAMES)
     network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
-    train.set_motion_units(network, [conversation])
+    set_motion_units(network, [conversation])
     pitch = CHANNELS.index("headPitch")
     course = network.nod_course[:, pitch] * network.motion_scale[pitch]
     assert torch.allclose(course[1:], torch.from_numpy(motion[0, begins : begins + NOD_FRAMES, pitch]), atol=1e-5)
@@ -318,19 +332,19 @@ def test_windows_that_begin_astray_come_back(data):
     """Where no person was, the target leads back to where the person is, as fast as RETURN_FRAMES says."""
     conversations = load_conversations(data, jobs=1)
     network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
-    train.set_motion_units(network, conversations)
+    set_motion_units(network, conversations)
     network.motion_kept[:] = 1.0
     network.motion_step[:] = 1.0
     recipe = train.Recipe(astray=50.0, history_noise=0.0, history_dropped=0.0)
     rng = np.random.default_rng(1)
     windows = [draw_window(rng, conversations, 100, 2, 25, clean=True) for _ in range(8)]
-    batch = make_batch(windows, network, recipe, train.find_ways_back(network, conversations))
+    batch = make_batch(windows, network, recipe, find_ways_back(network, conversations))
     inputs, frame, target, masked = batch.inputs, batch.frame, batch.target, batch.masked
     given = inputs.own_motion[:, :100, 0].numpy()  # roll, which never moves in this data
     strayed = np.abs(given[:, 0]) > 1.0
     assert 0 < strayed.sum() < 8
     ratio = given[strayed, 40] / given[strayed, 0]
-    assert np.allclose(ratio, np.exp(-40 / train.RETURN_FRAMES), atol=1e-3)
+    assert np.allclose(ratio, np.exp(-40 / objective.RETURN_FRAMES), atol=1e-3)
     row = int(np.flatnonzero(strayed)[0])
     slots = np.flatnonzero(masked[row].numpy() & (inputs.lag[row, 100:].numpy() > 0))
     for slot in slots:
@@ -348,8 +362,8 @@ def test_a_wanderers_deviation_dies_away_while_the_person_goes_on(data):
     drawn = motion + np.float32(0.1) * (np.arange(55) == pitch)
     conversation = replace(conversation, motion=motion, drawn=drawn.astype(np.float32))
     network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
-    train.set_motion_units(network, [conversation])
-    ways_back = train.find_ways_back(network, [conversation])
+    set_motion_units(network, [conversation])
+    ways_back = find_ways_back(network, [conversation])
     remains = ways_back[0, :, pitch]
     assert 0.0 < remains[20] < remains[1] <= 1.0 and not ways_back[:, :, JAW].any()
     recipe = train.Recipe(astray=0.0, history_noise=0.0, history_dropped=0.0)

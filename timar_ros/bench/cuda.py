@@ -14,7 +14,7 @@ from timar_ros.stream.policy import Hop, PolicyBatch
 from timar_ros.stream.published_policy import PublishedPolicy
 
 HEADS = (1, 8, 64)
-SECONDS = 60
+SECONDS = 20
 
 
 def batch_step_ms(heads: int) -> dict[str, float]:

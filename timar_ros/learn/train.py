@@ -1,9 +1,7 @@
 """`timar train`: TIMAR's objective on conversations of two parties.
 
-Every window is passed once as history (all turns closed, own motion given, attention causal by turns) and, beside
-it in the same pass, as copies of open turns cut at random, whose newest motion is masked. A copy sees the history
-before its turn and itself, which is what a hop sees live; one pass trains many hops. The batch of step n depends on
-seed and n alone, so a run that is resumed gives what it would have given.
+The batch of step n depends on seed and n alone (learn/batches.py), so a run that is resumed gives what it would have
+given. What is learned is in learn/objective.py.
 
 Several GPUs, or machines: torchrun --nproc-per-node 4 -m timar_ros.cli train --data ... --out ...; each worker draws
 windows of its own.
@@ -17,6 +15,7 @@ import csv
 import ctypes
 import math
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -24,39 +23,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
-from timar_ros.learn.dataset import MOUTH, Conversation, known_channels, load_conversations
+from timar_ros.learn.dataset import Conversation, load_conversations
+from timar_ros.learn.motion_units import set_motion_units
+from timar_ros.learn.objective import Objective
 from timar_ros.learn.recipe import Recipe
 from timar_ros.learn.speech_teaching import teach
 from timar_ros.learn.wandering import settle, wander_through
 from timar_ros.learn.watching import write_sample_video
-from timar_ros.learn.window_attention import WindowAttention, may_attend
 from timar_ros.learn.windows import Windows, draw_window
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
-from timar_ros.model.diffusion import make_schedule, training_terms
-from timar_ros.model.features import log_mel
-from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
-from timar_ros.model.precision import computes_bfloat16
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.model.network import TimarNetwork
+from timar_ros.motion.channels import CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 from timar_ros.stream.policy import Sampling
-
-JAW = CHANNELS.index("jawOpen")
-# How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.
-NOISE_FRAMES = 1.0
-
-# A part of the windows begins where no person was and comes back with this time constant.
-ASTRAY_SHARE, RETURN_FRAMES, SLOW_FRAMES = 0.4, 40.0, 8
-
-# From how many conversations it is learned how deviations go on.
-WAYS_BACK_OF = 40
 
 # What a run is measured by meanwhile: the same windows each time.
 LOOK_WINDOWS, LOOK_SEED = 12, 0
@@ -66,169 +52,6 @@ SAMPLING = Sampling(
     head_temperature=1.1, eyes_temperature=1.3, mouth_temperature=0.0, head_return_per_s=0.3, mouth_gain=1.1,
     nod_threshold=0.25,
 )  # fmt: skip
-
-# In bits the variational term is tens of times the squared error at first and would drown it.
-VARIATIONAL_WEIGHT = 0.01
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Windows as one pass of the network, over B windows of T closed frames and S slots of open turns.
-
-    Attributes:
-        inputs, frame: [B, T + S], history, then open turns.
-        may: [B, T + S, T + S] bool, which frame sees which.
-        target: [B, S, 55] what is to be drawn of the open turns' frames (`TimarNetwork.to_change`).
-        masked: [B, S] bool, where it is.
-        motion: [B, T + S, 55] what the person did, in normalised units.
-        nod_ahead: [B, S] bool, where a nod is about to begin.
-    """
-
-    inputs: FrameInputs
-    frame: Tensor
-    may: Tensor
-    target: Tensor
-    masked: Tensor
-    motion: Tensor
-    nod_ahead: Tensor
-
-
-def make_batch(windows: Windows, network: TimarNetwork, recipe: Recipe, random: Random, ways_back: Tensor) -> Batch:
-    """Windows with what training does to them: noise on the history, histories dropped, partners' faces shown.
-
-    `ways_back` is of `find_ways_back`.
-    """
-    batch, _, frames, channels = windows.motion.shape
-    device = windows.motion.device
-    rows = torch.arange(batch, device=device)[:, None]
-    frame, lookahead = windows.frame, windows.lookahead[:, None]
-
-    def copied(values: Tensor) -> Tensor:
-        """[B, T, ...] -> [B, T + S, ...]."""
-        return values[rows, frame]
-
-    with torch.no_grad():
-        speech, _ = network.speech_encoder(log_mel(windows.voices).flatten(0, 1))
-    speech = speech.unflatten(0, (batch, 2))
-    motion = network.normalise(windows.motion)
-    strayed = network.normalise(windows.given) - motion[:, 0]
-    drop = random.uniform(batch, 1) < recipe.history_dropped
-    masked = windows.masked | drop  # where no motion is given, every frame of an open turn can be asked for
-    # What was drawn may drift to where no person was; the network learns the way back, in channels that move slowly.
-    astray = random.normal(batch, 1, channels) * recipe.astray * random.uniform(batch, 1, 1)
-    astray = astray * ((random.uniform(batch, 1) < ASTRAY_SHARE) & ~drop)[..., None]
-    way_back = torch.exp(-torch.arange(frames, device=device)[:, None] / RETURN_FRAMES)
-    own = motion[:, 0] + astray * network.motion_kept[SLOW_FRAMES] * way_back
-    # Live, what was drawn before is not quite what a person would have done; the network learns to come back from it.
-    noise = random.normal(batch, frames, channels) * recipe.history_noise * random.uniform(batch, 1, 1)
-    given = own + strayed + network.motion_step[1] * noise
-    last = windows.basis
-    known = (last >= 0) & ~drop
-    lag = torch.where(known & masked, frame[:, frames:] - last, 0)
-    newest, before = given[rows, last.clamp(min=0)], given[rows, (last - 1).clamp(min=0)]
-    basis = torch.cat([newest, (newest - before) / network.motion_step[1]], dim=2) * known[..., None]
-    # What strayed comes back as the channel's own deviations do, while the person goes on.
-    last_strayed, before_strayed = strayed[rows, last.clamp(min=0)], strayed[rows, (last - 1).clamp(min=0)]
-    remains = ways_back[0, lag] * last_strayed + ways_back[1, lag] * (last_strayed - before_strayed)
-    nod_place = copied(windows.nod_place)
-    did = copied(own)
-    target = network.to_change(did[:, frames:] + remains, basis, lag, nod_place[:, frames:])
-    to_draw = torch.cat([torch.zeros_like(masked[:, :1]).expand(-1, frames), masked], dim=1)
-    inputs = FrameInputs(
-        own_speech=copied(speech[:, 0]),
-        partner_speech=copied(speech[:, 1]),
-        own_heard=copied(windows.heard[:, 0]),
-        partner_heard=copied(windows.heard[:, 1]),
-        own_motion=copied(given),
-        own_given=~to_draw & ~drop,
-        basis=torch.cat([basis.new_zeros(batch, frames, basis.shape[2]), basis * masked[..., None]], dim=1),
-        lag=torch.cat([lag.new_zeros(batch, frames), lag], dim=1),
-        partner_motion=copied(motion[:, 1]),
-        partner_seen=(random.uniform(batch, 1) < recipe.partner_seen).expand(-1, frame.shape[1]),
-        turn_place=(frame - windows.turn_start).clamp(max=network.config.max_turn_frames - 1),
-        nod_place=nod_place,
-        lookahead=lookahead.expand(frame.shape),
-    )
-    may = may_attend(frame, windows.turn_start, windows.copy, network.config.window_frames)
-    return Batch(inputs, frame, may, target, masked, did, copied(windows.nod_ahead)[:, frames:])
-
-
-class Random:
-    """Random numbers of one batch, made on its device."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._made = {"generator": torch.Generator(device).manual_seed(seed), "device": device}
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Between 0 and 1."""
-        return torch.rand(shape, **self._made)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, **self._made)
-
-
-class Objective(nn.Module):
-    """TIMAR's loss: squared error of x0 as mean(head) + jaw + mean(face), plus the variational term.
-
-    Beside it, what the error of drawn motion alone hardly leads to. Whether a nod is about to begin must be read from
-    the conditions z: nods are rare, and what calls for one lies half a second back in the other's voice. And so must,
-    by a linear layer that is thrown away afterwards, the mouth's shapes, of every frame and not of those to be drawn
-    alone: they are not shown to the network, so that it has to hear them.
-
-    Of channels that the conversations do not tell of nothing is learned.
-    """
-
-    def __init__(self, network: TimarNetwork, recipe: Recipe, conversations: list[Conversation]) -> None:
-        super().__init__()
-        self.network = network
-        known, ways_back = known_channels(conversations), find_ways_back(network, conversations)
-        self.lips = nn.Linear(network.config.width, len(CHANNELS))
-        self.register_buffer("ways_back", ways_back)
-        self._recipe = recipe
-        self._schedule = make_schedule()
-        self._lips = np.flatnonzero(MOUTH & known).tolist()
-        channels = np.arange(len(CHANNELS))
-        groups = {"head": channels < len(HEAD_CHANNELS), "jaw": channels == JAW, "face": channels >= len(HEAD_CHANNELS)}
-        self._groups = {name: np.flatnonzero(group & known).tolist() for name, group in groups.items()}
-
-    def forward(self, windows: Windows) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its parts for the log."""
-        network, schedule, draws = self.network, self._schedule, self._recipe.draws
-        device = windows.motion.device
-        random = Random(windows.seed, device)
-        batch = make_batch(windows, network, self._recipe, random, self.ways_back)
-        target, masked = batch.target, batch.masked
-        history = batch.frame.shape[1] - masked.shape[1]
-        mixed = computes_bfloat16(device)
-        dtype = torch.bfloat16 if mixed else torch.float32
-        attend = WindowAttention(batch.may, history, network.config.max_turn_frames, dtype)
-        rotation = torch.from_numpy(network.rotation(np.arange(history))).to(device)[batch.frame]
-        with torch.autocast(device.type, dtype=dtype, enabled=mixed):
-            z = network.conditions(batch.inputs, rotation, attend=attend)
-        lips = (self.lips(z.float()) - batch.motion).square().mean(dim=(0, 1))[self._lips].mean()
-        z = z[:, history:][masked].float()
-        foreseen = binary_cross_entropy_with_logits(network.nod_ahead(z), batch.nod_ahead[masked].float())
-        z = z.repeat(draws, 1)
-        noise = correlated_noise(random, (draws, *target.shape), NOISE_FRAMES)[:, masked].flatten(0, 1)
-        target = target[masked].repeat(draws, 1)
-        # The more noise, the more of the answer must come from z: step numbers are drawn with density rising linearly.
-        step = (len(schedule) * random.uniform(len(target)).sqrt()).long().clamp(max=len(schedule) - 1)
-        error, variational = training_terms(network.diffusion, schedule, target, z, step, noise)
-        error = error.mean(dim=0)
-        parts = {name: error[group].mean() for name, group in self._groups.items() if group}
-        parts["variational"] = VARIATIONAL_WEIGHT * variational.mean()
-        parts["nod_ahead"] = self._recipe.foresight * foreseen
-        parts["lips"] = self._recipe.lips * lips
-        return sum(parts.values()), {name: value.detach() for name, value in parts.items()}
-
-
-def correlated_noise(random: Random, shape: tuple[int, ...], sigma: float) -> Tensor:
-    """Standard normal float32, alike along the last axis but one as stream/noise.py makes it live."""
-    white = random.normal(*shape)
-    reach = math.ceil(4 * sigma)
-    kernel = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-reach, reach + 1)]
-    scale = math.sqrt(sum(weight * weight for weight in kernel))
-    return sum(weight / scale * white.roll(k, -2) for k, weight in zip(range(-reach, reach + 1), kernel, strict=True))
 
 
 @dataclass(frozen=True)
@@ -277,54 +100,6 @@ def keep_memory() -> None:
             trim_threshold, mmap_max = -1, -4
             allocator.mallopt(mmap_max, 0)
             allocator.mallopt(trim_threshold, 2**31 - 1)
-
-
-def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
-    """Normalise each channel by its mean and standard deviation, and find how well its past predicts it (linear
-    regression over 1, 2, ... frames) but for the mouth's; a floor keeps channels that hardly move from being noise.
-
-    The course of a nod is the mean of all, from the frame before each.
-    """
-    motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
-    network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
-    network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
-    network.own_shown.copy_(torch.from_numpy(~MOUTH))
-    mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
-    tracks = [(track - mean) / scale for conversation in conversations for track in conversation.motion]
-    for lag in range(1, len(network.motion_step)):
-        together = np.mean([np.mean(track[lag:] * track[:-lag], axis=0) for track in tracks], axis=0)
-        alone = np.mean([np.mean(track[:-lag] ** 2, axis=0) for track in tracks], axis=0)
-        kept = np.where(MOUTH, 0.0, (together / alone.clip(1e-6)).clip(0.0, 1.0))
-        square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in tracks], axis=0)
-        network.motion_kept[lag] = torch.from_numpy(kept)
-        network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
-    places = [place for conversation in conversations for place in conversation.nod_place]
-    courses = [
-        track[before + 1 : before + 1 + NOD_FRAMES] - track[before]
-        for track, place in zip(tracks, places, strict=True)
-        for before in np.flatnonzero(place[NOD_FRAMES:] == NOD_FRAMES)
-    ]
-    network.nod_course[1:] = torch.from_numpy(np.where(MOUTH, 0.0, np.mean(courses, axis=0) if courses else 0.0))
-
-
-def find_ways_back(network: TimarNetwork, conversations: list[Conversation]) -> Tensor:
-    """[2, lags, 55] how a deviation goes on after so many frames: shares of it and of its last change, by regression.
-
-    Both are 0 for the mouth, whose past is not shown.
-    """
-    mean, scale = network.motion_mean.cpu().numpy(), network.motion_scale.cpu().numpy()
-    tracks = [(track - mean) / scale for conversation in conversations[:WAYS_BACK_OF] for track in conversation.motion]
-    ways = np.zeros((2, len(network.motion_step), len(CHANNELS)), np.float32)
-    for lag in range(1, ways.shape[1]):
-        value, change, later = (
-            np.concatenate(parts)
-            for parts in zip(*((t[1:-lag], np.diff(t[:-lag], axis=0), t[1 + lag :]) for t in tracks), strict=True)
-        )
-        vv, vc, cc = (value * value).mean(0), (value * change).mean(0), (change * change).mean(0)
-        vl, cl, det = (value * later).mean(0), (change * later).mean(0), vv * cc - vc * vc
-        solved = np.stack([cc * vl - vc * cl, vv * cl - vc * vl]) / np.maximum(det, 1e-9)
-        ways[:, lag] = np.where(MOUTH | (det < 1e-6), 0.0, solved.clip(-1.0, [[1.0], [25.0]]))
-    return torch.from_numpy(ways)
 
 
 class Run:
@@ -434,9 +209,9 @@ class Run:
         until: int | None = None,
         held_out: list[Conversation] | None = None,
         look_every: int = 500,
-        save_every_s: float = 300.0,
+        save_every_s: float = 120.0,
     ) -> None:
-        """Train to the recipe's last step, or to step `until`; Ctrl-C saves and stops.
+        """Train to the recipe's last step, or to step `until`; what breaks it off, Ctrl-C or an error, leaves it saved.
 
         Every `look_every` steps the first worker measures the averaged weights' loss on `held_out` (held_out.csv) and
         writes a video of its first conversation (samples/); without `held_out`, a video of the first learned from.
@@ -448,22 +223,14 @@ class Run:
         last_step = recipe.steps if until is None else min(until, recipe.steps)
         try:
             while self.step < last_step:
+                self.save()  # what comes before the next batch takes long
                 pause = self._next_wandering(last_step)
                 dataset = Batches(self._wandered(conversations), recipe, self.network.config, self.workers.rank)
                 for windows in batches(dataset, self.step, pause, self.workers.device):
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = self.learning_rate()
-                    loss, parts = objective(windows)
-                    self.optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
-                    self.optimizer.step()
-                    self.averaged.update_parameters(self.network)
-                    self.step += 1
-                    values = torch.stack([loss.detach(), *parts.values()]).tolist()
-                    csv.writer(log).writerow([self.step, *(f"{value:.5f}" for value in values)])
+                    losses = self._learn(objective, windows)
+                    csv.writer(log).writerow([self.step, *(f"{value:.5f}" for value in losses.values())])
                     progress.update()
-                    progress.set_postfix(dict(zip(("loss", *parts), (f"{value:.3f}" for value in values), strict=True)))
+                    progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
                     if time.monotonic() - saved > save_every_s:
                         log.flush()
                         self.save()
@@ -473,6 +240,20 @@ class Run:
         finally:
             log.close()
             self.save()
+
+    def _learn(self, objective: nn.Module, windows: Windows) -> dict[str, float]:
+        """One step; the loss and its parts."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        loss, parts = objective(windows)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.network)
+        self.step += 1
+        # Fetched together: each number by itself would wait for the device.
+        return dict(zip(("loss", *parts), torch.stack([loss.detach(), *parts.values()]).tolist(), strict=True))
 
     def _next_wandering(self, last_step: int) -> int:
         every = self.recipe.wander_every
@@ -544,6 +325,8 @@ def run(args: argparse.Namespace) -> int:
     expression = ExpressionMap.load(args.expression) if args.expression else None
     keep_memory()
     workers = Workers.join()
+    # Whoever stops a long run, a batch system say, wants what it learned.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         if workers.rank:
             workers.wait()  # the first finds the turns and keeps them beside the data
@@ -568,6 +351,7 @@ def run(args: argparse.Namespace) -> int:
             print("the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees,".format(*np.degrees(moved)))
             print("and its movement about there multiplied by {:.2f}, {:.2f} and {:.2f}".format(*wider))
     finally:
+        signal.signal(signal.SIGTERM, before)
         workers.leave()
     if workers.rank == 0:
         print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+import joblib
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -51,11 +52,12 @@ class Batches(Dataset):
 def batches(dataset: Batches, first_step: int, last_step: int, device: torch.device) -> Iterator[Windows]:
     """The batches of the steps from `first_step` to before `last_step`, on the device."""
     prepare_sounds()  # here, so that the processes share them
+    cores = joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's workers of this machine
     loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=range(first_step, last_step),
-        num_workers=min(max(1, (os.cpu_count() or 2) - 1), MOST_PROCESSES),
+        num_workers=min(max(1, cores - 1), MOST_PROCESSES),
         pin_memory=device.type == "cuda",
         # Forked, they share the conversations; nothing in them touches a GPU.
         multiprocessing_context="fork" if sys.platform == "linux" else None,

@@ -1,7 +1,7 @@
 """`timar train`: TIMAR's objective on conversations of two parties.
 
 The batch of step n depends on seed and n alone (learn/batches.py), so a run that is resumed gives what it would have
-given. What is learned is in learn/objective.py.
+given, on the CPU to the last bit. What is learned is in learn/objective.py.
 
 Several GPUs, or machines: torchrun --nproc-per-node 4 -m timar_ros.cli train --data ... --out ...; each worker draws
 windows of its own.

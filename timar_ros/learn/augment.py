@@ -25,7 +25,7 @@ _PACKET_S = (0.01, 0.02, 0.04)
 
 
 def degrade(rng: np.random.Generator, voices: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Degrade both voices [2, 240 + 640 frames] at random.
+    """Degrade both voices [2, CONTEXT_SAMPLES + 640 frames] at random.
 
     Returns:
         the voices as received, float32, and [2, frames] bool, False where a voice is missing altogether. A lost packet

@@ -7,6 +7,8 @@ takes longer than computing them, each group is one of torch's fused kernels bes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -56,35 +58,31 @@ class WindowAttention:
         self._attend = self._by_kernel if (may.is_cuda if fused is None else fused) else self._by_products
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._attend(q, k, v)
+        lengths = [self._history, q.shape[2] - self._history]
+        closed, opened = zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
+        return torch.cat(self._attend(closed, opened), dim=2)
 
-    def _by_kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _by_kernel(self, closed: Sequence[Tensor], opened: Sequence[Tensor]) -> list[Tensor]:
         def by_group(x: Tensor) -> Tensor:
             """[B, heads, groups n, d] -> [B groups, heads, n, d]."""
             return x.unflatten(2, (self._groups, -1)).transpose(1, 2).flatten(0, 1)
 
-        (closed_q, open_q), (closed_k, open_k), (closed_v, open_v) = (
-            x.split([self._history, x.shape[2] - self._history], dim=2) for x in (q, k, v)
-        )
-        closed = scaled_dot_product_attention(closed_q, closed_k, closed_v, attn_mask=self._closed)
+        from_closed = scaled_dot_product_attention(*closed, attn_mask=self._closed)
         keys, values = (
             torch.cat([history.repeat_interleave(self._groups, 0), by_group(own)], dim=2)
-            for history, own in ((closed_k, open_k), (closed_v, open_v))
+            for history, own in zip(closed[1:], opened[1:], strict=True)
         )
-        opened = scaled_dot_product_attention(by_group(open_q), keys, values, attn_mask=by_group(self._open))
-        opened = opened.unflatten(0, (-1, self._groups)).transpose(1, 2).flatten(2, 3)
-        return torch.cat([closed, opened], dim=2)
+        from_open = scaled_dot_product_attention(by_group(opened[0]), keys, values, attn_mask=by_group(self._open))
+        return [from_closed, from_open.unflatten(0, (-1, self._groups)).transpose(1, 2).flatten(2, 3)]
 
-    def _by_products(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _by_products(self, closed: Sequence[Tensor], opened: Sequence[Tensor]) -> list[Tensor]:
         history, groups = self._history, self._groups
-        q = q * q.shape[-1] ** -0.5
-        (closed_q, open_q), (closed_k, open_k), (closed_v, open_v) = (
-            x.split([history, x.shape[2] - history], dim=2) for x in (q, k, v)
-        )
-        closed = (closed_q @ closed_k.transpose(-1, -2) + self._closed).softmax(dim=-1) @ closed_v
+        (closed_q, closed_k, closed_v), (open_q, open_k, open_v) = closed, opened
+        closed_q, open_q = (q * q.shape[-1] ** -0.5 for q in (closed_q, open_q))
+        from_closed = (closed_q @ closed_k.transpose(-1, -2) + self._closed).softmax(dim=-1) @ closed_v
         own_q, own_k, own_v = (x.unflatten(2, (groups, -1)) for x in (open_q, open_k, open_v))
         to_own = (own_q @ own_k.transpose(-1, -2)).flatten(2, 3)
         to_history = open_q @ closed_k.transpose(-1, -2)
         weights = (torch.cat([to_history, to_own], dim=-1) + self._open).softmax(dim=-1)
         from_own = (weights[..., history:].unflatten(2, (groups, -1)) @ own_v).flatten(2, 3)
-        return torch.cat([closed, weights[..., :history] @ closed_v + from_own], dim=2)
+        return [from_closed, weights[..., :history] @ closed_v + from_own]

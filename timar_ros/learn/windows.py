@@ -81,7 +81,8 @@ def draw_open_turns(
 
 @dataclass(frozen=True)
 class Window:
-    """A training window seen by one party: voices [2, 240 + 640 T] (own, partner), motion [2, T, 55], turns.
+    """A training window seen by one party: voices [2, CONTEXT_SAMPLES + 640 T] (own, partner), motion
+    [2, T, 55], turns.
 
     The own voice runs `lookahead` frames ahead of everything else. The nods [T] are the party's own. `given` [T, 55]
     is the motion that the party remembers: its own, or what a policy drew in its place.
@@ -155,7 +156,7 @@ def draw_window(
 
 
 def _stretch(voice: np.ndarray, start: int, frames: int) -> np.ndarray:
-    """[240 + 640 frames] float32 of a voice int16 from frame `start` on; silence where the voice has none."""
+    """[CONTEXT_SAMPLES + 640 frames] float32 of a voice int16 from frame `start` on; silence where it has none."""
     first, end = start * FRAME_SAMPLES - CONTEXT_SAMPLES, (start + frames) * FRAME_SAMPLES
     inside = voice[max(first, 0) : end] / np.float32(32768)
     return np.pad(inside, (max(-first, 0), max(end - len(voice), 0)))

@@ -72,4 +72,5 @@ def test_the_head_moves_otherwise_when_the_partner_says_something_else():
     figures = check_hearing(load_policy("default"), own, partner, other, seeds=8)
     print(figures)
     head = figures["head_while_only_the_partner_speaks"]
-    assert min(head["silence_deg"], head["another_voice_deg"]) > head["other_seeds_deg"]
+    speed = head["speed_deg_s"]
+    assert min(speed["silence"], speed["another_voice"]) > speed["other_seeds"]

@@ -1,9 +1,10 @@
 """`timar hearing`: does a policy hear both voices?
 
 Lips: the correlation of jawOpen with the log energy of the own voice, and of the partner's.
-Listening: while only the partner speaks, head motion averaged over seeds, compared with the same average when the
+Listening: while only the partner speaks, the head's speed averaged over seeds, compared with the same average when the
 partner's voice is replaced by silence or by another conversation's, and with the average over other seeds. Only a
-network that hears the partner moves further away by the replacement than by other seeds.
+network that hears the partner moves further away by the replacement than by other seeds. The same of the head's pose,
+in which a lively head's posture, another with each seed, hides much of what the partner does to it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.rates import FRAME_RATE
 from timar_ros.replay.behaviour_metrics import best_offset, frame_energy
 from timar_ros.replay.offline import HeardConversation, hear, move, read_voice
 from timar_ros.resources import share_path
@@ -48,11 +50,18 @@ def check_hearing(
     jaw = tracks[..., JAW]
     own_energy, partner_energy = frame_energy(own), frame_energy(partner)
 
-    def head(whose: np.ndarray) -> np.ndarray:
-        return whose.mean(axis=0)[listening, : len(HEAD_CHANNELS)]
+    heads = {name: np.degrees(np.stack(drawn)[..., : len(HEAD_CHANNELS)]) for name, drawn in motion.items()}
+    speeds = {name: np.linalg.norm(np.gradient(head, axis=1), axis=2) * FRAME_RATE for name, head in heads.items()}
 
-    def distance_deg(a: np.ndarray, b: np.ndarray) -> float:
-        return round(float(np.degrees(np.sqrt(np.square(a - b).mean()))), 4)
+    def distances(drawn: dict[str, np.ndarray]) -> dict[str, float]:
+        """Root mean squares over the frames, of averages over seeds."""
+        means = {name: tracks[:seeds].mean(axis=0)[listening] for name, tracks in drawn.items()}
+        means["other seeds"] = drawn["as it was"][seeds:].mean(axis=0)[listening]
+        here = means.pop("as it was")
+        return {
+            name.replace(" ", "_"): round(float(np.sqrt(np.square(there - here).mean())), 4)
+            for name, there in means.items()
+        }
 
     length = min(jaw.shape[1], len(own_energy), len(partner_energy))
 
@@ -71,9 +80,8 @@ def check_hearing(
         "head_while_only_the_partner_speaks": {
             "seconds": round(0.04 * int(listening.sum()), 1),
             "sd_deg": round(float(np.degrees(tracks[:, listening, : len(HEAD_CHANNELS)].std(axis=1).mean())), 3),
-            "other_seeds_deg": distance_deg(head(tracks[:seeds]), head(tracks[seeds:])),
-            "silence_deg": distance_deg(head(tracks[:seeds]), head(np.stack(motion["silence"]))),
-            "another_voice_deg": distance_deg(head(tracks[:seeds]), head(np.stack(motion["another voice"]))),
+            "speed_deg_s": distances(speeds),
+            "pose_deg": distances(heads),
         },
     }
 

@@ -44,6 +44,10 @@ class DelayTracker:
     SURE = 12.0
     """Height of the peak in standard deviations of the correlation; noise alone reaches 4.5, other speech 8.6."""
     AGREE = 24
+    HASTE_FRAMES = 25
+    """So long it searches at every other frame, once it was told that the echo comes otherwise."""
+    JUST_FRAMES = 3
+    """Within so many that is noticed."""
     BAND_HZ = (250.0, 6000.0)
 
     def __init__(self) -> None:
@@ -54,15 +58,22 @@ class DelayTracker:
         hertz = np.fft.rfftfreq(self._size, 1 / SAMPLE_RATE)
         self._band = (hertz >= self.BAND_HZ[0]) & (hertz <= self.BAND_HZ[1])
         self._frames = 0
+        self._haste = 0
         self._found: int | None = None
         self.lag: int | None = None
+
+    def forget(self) -> None:
+        """The echo comes otherwise since a moment ago: what was heard before would speak for the old delay."""
+        self._partner[: -self.JUST_FRAMES * FRAME_SAMPLES] = 0.0
+        self._found, self._haste = None, self.HASTE_FRAMES
 
     def __call__(self, own: np.ndarray, partner: np.ndarray) -> None:
         """Take in the next frame of both voices (float32 [640] each)."""
         self._own = np.concatenate([self._own[len(own) :], own])
         self._partner = np.concatenate([self._partner[len(partner) :], partner])
         self._frames += 1
-        if self._frames % self.EVERY_FRAMES == 0:
+        self._haste = max(0, self._haste - 1)
+        if self._frames % (2 if self._haste else self.EVERY_FRAMES) == 0:
             found = self._search()
             if found is not None and self._found is not None and abs(found - self._found) <= self.AGREE:
                 self.lag = found
@@ -237,6 +248,8 @@ class Background:
     """
 
     QUANTILE = 0.1
+    KNOWN_BLOCKS = 200
+    """Until so many were heard the quantile is a smaller one, at first the quietest block: the rest may all be echo."""
     QUIET = 2.0
     """Times the quantile's power: blocks up to that are background."""
     MEMORY_BLOCKS = 600
@@ -259,15 +272,21 @@ class Background:
 
     def learn(self, samples: np.ndarray) -> None:
         """Take in a block [320] of the channel, whatever it holds."""
-        self._powers.append(float(np.square(samples).mean()))
+        power = float(np.square(samples).mean())
+        self._powers.append(power)
         self._seen += 1
-        if self._seen % 10 == 0:
-            self._limit = self.QUIET * float(np.quantile(self._powers, self.QUANTILE))
-            self._model()
-        if self._powers[-1] <= self._limit:
+        now = self._seen < 10 or self._seen % 10 == 0
+        if now:
+            quantile = self.QUANTILE * min(1.0, self._seen / self.KNOWN_BLOCKS)
+            self._limit = self.QUIET * float(np.quantile(self._powers, quantile))
+            if self._limit < self._correlation[0]:
+                self._learned = 0  # from what was no background
+        if power <= self._limit:
             self._learned += 1
             correlation = np.correlate(samples, samples, "full")[_BLOCK - 1 : _BLOCK + self.ORDER] / _BLOCK
             self._correlation += max(self.LEARN, 1 / self._learned) * (correlation - self._correlation)
+        if now:
+            self._model()
 
     def _model(self) -> None:
         """Linear prediction of the background, with a floor 40 dB below that keeps it well conditioned."""
@@ -307,6 +326,10 @@ class EchoCanceller:
     """Blocks in a row that a filter which was wrong must fit to be right again."""
     DOUBTED = 50
     """Blocks of echo in a row in which a filter was wrong that has to learn anew, as when the robot was moved."""
+    GONE = 0.3
+    """What a block holds of its echo, along the estimate, when that comes at another time by now."""
+    CLEAR = 4.0
+    """Times the background: an echo so loud is missed when it is not there."""
     LONG_MEMORY = 0.96
     AGAIN = 25
     """Blocks that are heard again once it is known how late the echo is; also how often the filter remembers."""
@@ -318,7 +341,7 @@ class EchoCanceller:
     """Of powers, from block to block: 100 ms."""
     INDEPENDENT = 100.0
     """Independent values in the speech of that time, by which the error of a mean product falls."""
-    SOFT = 2.5
+    SOFT = 2.0
     """Times the background: what is softer while the own voice sounds is not worth the risk."""
     LEARNED = 0.5
     """What the filter leaves of an echo once it is of use, as a part of the echo."""
@@ -326,7 +349,7 @@ class EchoCanceller:
     """What is left of the echo, as a part of it, is above this quantile where the partner speaks as well."""
     LEAKS = 200
     """So many were measured lately, every 40 ms of echo."""
-    LEAK_MARGIN = 2.2
+    LEAK_MARGIN = 1.8
     """Times the leak: what is softer is taken for what the filter left of the echo."""
     LEAK_RANGE = (0.015, 0.8)
     """In which that part of the echo lies."""
@@ -446,14 +469,15 @@ class EchoCanceller:
         self._since_own_s = 0.0 if speaks else self._since_own_s + FRAME_S
 
     def _block(self, microphone: np.ndarray, end: int) -> np.ndarray:
-        rest = microphone
+        rest, gone = microphone, False
         if self._lag is not None:
             reference = self._reference(len(self._own) - FRAME_SAMPLES + end)
             echo = self._filter(microphone, reference)
             rest = microphone - echo
             self._judge(microphone, reference, echo, rest)
+            gone = self._is_gone(microphone, echo)
         self._background.learn(rest if self._trusted else microphone)
-        if self._is_rest_of_echo() or (not self._trusted and self._may_be_echo(microphone)):
+        if self._is_rest_of_echo() or ((gone or not self._trusted) and self._may_be_echo(microphone)):
             self.held_back = True
             return self._background.noise(len(rest))
         return rest
@@ -472,6 +496,8 @@ class EchoCanceller:
             if self._proven:
                 fits = abs(deviation) < wrong + (error if self._trusted else 0.0)
                 self._fitting = self._fitting + 1 if fits else 0
+                if self._trusted and not fits:
+                    self._tracker.forget()
                 self._trusted = fits and (self._trusted or self._fitting > self.FITTING)
                 self._doubted = 0 if self._trusted else self._doubted + 1
                 if self._doubted == self.DOUBTED:
@@ -503,6 +529,11 @@ class EchoCanceller:
         background = self._background.power * _BLOCK / (1.0 - self.MEMORY)
         audible = self._of > self.AUDIBLE * background
         return self._trusted and audible and self._left < max(self._leak * self._of, self.SOFT * background)
+
+    def _is_gone(self, microphone: np.ndarray, echo: np.ndarray) -> bool:
+        """Whether a block holds next to nothing of an echo that it ought to hold, as when the delay just changed."""
+        expected = float(echo @ echo)
+        return float(echo @ microphone) < self.GONE * expected > self.CLEAR * self._background.power * _BLOCK
 
     def _may_be_echo(self, microphone: np.ndarray) -> bool:
         """While the filter is wrong: all that comes while the own voice sounds in the room, unless it is too loud."""

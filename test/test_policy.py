@@ -29,6 +29,7 @@ SAMPLING = Sampling(
     eyes_temperature=0.9,
     mouth_temperature=0.0,
     mouth_gain=1.2,
+    mouth_spread_frames=2.0,
     head_return_per_s=0.8,
     face_temperature=0.8,
     head_correlation_frames=3.0,
@@ -141,9 +142,12 @@ def whole_pass(
         mean=torch.from_numpy(SAMPLING.temperatures() == 0),
         posterior=True,
     )
+    newest = basis[0, new.start :, : len(CHANNELS)].clone()
     basis[..., : len(CHANNELS)] *= torch.from_numpy(SAMPLING.returns(26))[lag]
     drawn = network.from_change(drawn, *(of[0, new.start :] for of in (basis, lag, inputs.nod_place)))
-    drawn = network.denormalise(drawn * torch.from_numpy(SAMPLING.gains())).numpy()
+    drawn = drawn * torch.from_numpy(SAMPLING.gains())
+    drawn = drawn - torch.from_numpy(SAMPLING.spreads(26))[lag[0, new.start :]] * (drawn[:1] - newest)
+    drawn = network.denormalise(drawn).numpy()
     drawn[:, 3:] = drawn[:, 3:].clip(0, 1)
     return drawn
 

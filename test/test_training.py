@@ -255,12 +255,26 @@ def test_training_can_begin_with_another_policys_weights(data, tmp_path):
     train.run(arguments(data, tmp_path / "first", steps=2))
     trained = load_policy(tmp_path / "first" / "policy")
     save_policy(tmp_path / "first" / "policy", trained.network, CHANNELS, {"head_temperature": 0.4})
-    args = arguments(data, tmp_path / "second", steps=1, start=str(tmp_path / "first" / "policy"), learning_rate=0.0)
+    args = arguments(data, tmp_path / "second", steps=1, start=[str(tmp_path / "first" / "policy")], learning_rate=0.0)
     assert train.run(args) == 0
     policies = [load_policy(tmp_path / run / "policy") for run in ("first", "second")]
     first, second = (policy.network.state_dict() for policy in policies)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert policies[1].sampling == {"head_temperature": 0.4}
+
+
+def test_training_can_begin_with_the_mean_of_two_policies(data, tmp_path):
+    for number, width in ((1, 32), (2, 32), (3, 64)):
+        args = arguments(data, tmp_path / str(number), steps=1, seed=number, width=width, heads=2)
+        train.run(args)
+    folders = [str(tmp_path / str(number) / "policy") for number in (1, 2, 3)]
+    train.run(arguments(data, tmp_path / "mean", steps=1, start=folders[:2], learning_rate=0.0))
+    one, other, mean = (
+        load_policy(folder).network.state_dict() for folder in (*folders[:2], tmp_path / "mean" / "policy")
+    )
+    assert all(torch.allclose(mean[name], (one[name] + other[name]) / 2, atol=1e-6) for name in one)
+    with pytest.raises(TimarError, match="of another size than policy"):
+        train.run(arguments(data, tmp_path / "none", start=[folders[0], folders[2]]))
 
 
 def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path):
@@ -396,7 +410,7 @@ def test_a_policy_wanders_through_the_data_and_learns_from_where_it_got(data, tm
     assert all(track.shape == c.motion.shape for track, c in zip(drawn, conversations, strict=True))
     assert not np.allclose(drawn[0], conversations[0].motion) and np.isfinite(drawn[0]).all()
     assert np.array_equal(drawn[0], wander_through(first, conversations, 0)[0])
-    args = arguments(data, tmp_path / "second", steps=2, wandering=0.5, start=str(tmp_path / "first" / "policy"))
+    args = arguments(data, tmp_path / "second", steps=2, wandering=0.5, start=[str(tmp_path / "first" / "policy")])
     assert train.run(args) == 0
 
 

@@ -292,7 +292,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the run; an unfinished run there is resumed",
     )
     parser.add_argument(
-        "--start", metavar="POLICY", help="begin with this policy's weights, size and sampling, not with random weights"
+        "--start",
+        nargs="+",
+        metavar="POLICY",
+        help="begin with this policy's weights, size and sampling, not with random weights; of several, with the mean "
+        "of their weights and the sampling of the first",
     )
     parser.add_argument(
         "--held-out", type=Path, metavar="DIR", help="conversations to measure by and not to learn from"
@@ -317,9 +321,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     if recipe.wandering and not args.start and not recipe.wander_every:
         raise TimarError("--wandering needs a policy that wanders; give it as --start, or give --wander-every")
-    start = load_policy(args.start) if args.start else None
-    if start is not None and start.channels != CHANNELS:
-        raise TimarError(f"--start: policy {start.name} is no network of this kind; give one that `timar train` made")
+    start = _mean_of([load_policy(name) for name in args.start]) if args.start else None
     config = start.network.config if start else NetworkConfig(width=args.width, blocks=args.blocks, heads=args.heads)
     args.out.mkdir(parents=True, exist_ok=True)
     expression = ExpressionMap.load(args.expression) if args.expression else None
@@ -356,3 +358,20 @@ def run(args: argparse.Namespace) -> int:
     if workers.rank == 0:
         print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")
     return 0
+
+
+def _mean_of(policies: list[Policy]) -> Policy:
+    """The mean of the weights, which does well where the policies come from one and the same (Wortsman et al. 2022)."""
+    first = policies[0]
+    for policy in policies:
+        if policy.channels != CHANNELS:
+            raise TimarError(
+                f"--start: policy {policy.name} is no network of this kind; give one that `timar train` made"
+            )
+        if policy.network.config != first.network.config:
+            raise TimarError(
+                f"--start: policy {policy.name} is of another size than {first.name}; give policies of one size"
+            )
+    states = [policy.network.state_dict() for policy in policies]
+    first.network.load_state_dict({name: torch.stack([s[name] for s in states]).mean(dim=0) for name in states[0]})
+    return first

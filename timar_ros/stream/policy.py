@@ -66,6 +66,8 @@ class Sampling:
             rate of an exponential (1/s). What is drawn from what was drawn wanders further in a minute than people do.
         mouth_gain: by how much the mouth's way from its mean place is enlarged. Means of what could be drawn move less
             than any of it does (global variance; Toda and Tokuda 2007).
+        mouth_spread_frames: over how many of a hop's frames what it newly knows of the mouth sets in; 0: at once. Each
+            hop hears more of the voice than the one before, so the mean that it expects jumps where it begins.
         nod_threshold: how likely a listener's nod must be for one to begin, 0 to 1; at 1 none ever does.
     """
 
@@ -79,6 +81,7 @@ class Sampling:
     face_correlation_frames: float = 1.0
     head_return_per_s: float = 0.0
     mouth_gain: float = 1.0
+    mouth_spread_frames: float = 0.0
     nod_threshold: float = 0.5
 
     @classmethod
@@ -106,6 +109,13 @@ class Sampling:
         """[lags, 55] float32, what is left of a channel's way from its usual place after so many frames."""
         rate = np.array([self.head_return_per_s if region(channel) == "head" else 0.0 for channel in CHANNELS])
         return np.exp(-rate * np.arange(lags)[:, None] / FRAME_RATE).astype(np.float32)
+
+    def spreads(self, lags: int) -> np.ndarray:
+        """[lags, 55] float32, how much of a hop's jump from the newest motion is still to come so many frames later."""
+        left = np.clip(1.0 - np.arange(lags) / (1.0 + self.mouth_spread_frames), 0.0, 1.0)
+        left[0] = 0.0  # nothing was before
+        mouth = np.array([region(channel) == "mouth" for channel in CHANNELS])
+        return (left[:, None] * mouth).astype(np.float32)
 
     def correlations(self) -> np.ndarray:
         """[55] float32, frames."""
@@ -472,8 +482,9 @@ class PolicyBatch(OnDevice):
         )
         drawn = drawn.view(len(self._streams), shape.draws, -1)
         left = inputs.basis[..., : self._config.motion_dim] * self._returns[lag]
-        normalised = self._network.from_change(drawn, left, lag, nod_place)
-        motion = self._network.denormalise(normalised * self._gain)
+        normalised = self._network.from_change(drawn, left, lag, nod_place) * self._gain
+        jump = normalised[:, :1] - inputs.basis[:, :1, : self._config.motion_dim]
+        motion = self._network.denormalise(normalised - jump * self._spread[lag])
         motion[..., len(HEAD_CHANNELS) :].clamp_(0.0, 1.0)
         new[:, :, OWN_MOTION] = self._network.given_motion_token(
             self._network.normalise(motion), new[:, :, OWN_SPEECH], nod_place
@@ -496,6 +507,7 @@ class PolicyBatch(OnDevice):
         self._undrawn = self._temperature == 0.0
         self._gain = torch.from_numpy(self.sampling.gains()).to(device)
         self._returns = torch.from_numpy(self.sampling.returns(self._config.max_turn_frames + 1)).to(device)
+        self._spread = torch.from_numpy(self.sampling.spreads(self._config.max_turn_frames + 1)).to(device)
         self._runner = StepRunner(self._advance, device)
         if device.type == "cuda":
             self._capture()

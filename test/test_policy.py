@@ -29,7 +29,7 @@ SAMPLING = Sampling(
     eyes_temperature=0.9,
     mouth_temperature=0.0,
     mouth_gain=1.2,
-    mouth_spread_frames=2.0,
+    mouth_spread_frames=1.0,
     head_return_per_s=0.8,
     face_temperature=0.8,
     head_correlation_frames=3.0,
@@ -146,7 +146,7 @@ def whole_pass(
     basis[..., : len(CHANNELS)] *= torch.from_numpy(SAMPLING.returns(26))[lag]
     drawn = network.from_change(drawn, *(of[0, new.start :] for of in (basis, lag, inputs.nod_place)))
     drawn = drawn * torch.from_numpy(SAMPLING.gains())
-    drawn = drawn - torch.from_numpy(SAMPLING.spreads(26))[lag[0, new.start :]] * (drawn[:1] - newest)
+    drawn = drawn - torch.from_numpy(SAMPLING.spreads(26, 0))[lag[0, new.start :]] * (drawn[:1] - newest)
     drawn = network.denormalise(drawn).numpy()
     drawn[:, 3:] = drawn[:, 3:].clip(0, 1)
     return drawn
@@ -170,6 +170,16 @@ def test_every_hop_equals_one_pass_over_the_whole_conversation(turns, random):
         begun = [0] + [s for s in starts[1:-1] if known[s] <= frame]
         wanted = whole_pass(policy, frames, motion, begun, nods, range(frame, frame + 1), seed=5)
         assert np.abs(motion[frame] - wanted[0]).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("ahead", "left"), [(0, [0, 1 / 2, 0, 0]), (1, [0, 2 / 3, 1 / 3, 0]), (3, [0, 2 / 3, 1 / 3, 0])]
+)
+def test_the_mouths_jump_sets_in_over_as_many_frames_as_the_look_ahead_allows(ahead, left):
+    spreads = Sampling(mouth_spread_frames=2.0).spreads(4, ahead)
+    assert spreads[:, CHANNELS.index("jawOpen")] == pytest.approx(left)
+    assert not spreads[:, [CHANNELS.index(name) for name in ("headYaw", "eyeBlinkLeft", "browInnerUp")]].any()
+    assert not Sampling().spreads(4, ahead).any()
 
 
 def test_hops_of_several_frames_equal_one_pass_too():

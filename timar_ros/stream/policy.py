@@ -67,7 +67,8 @@ class Sampling:
         mouth_gain: by how much the mouth's way from its mean place is enlarged. Means of what could be drawn move less
             than any of it does (global variance; Toda and Tokuda 2007).
         mouth_spread_frames: over how many of a hop's frames what it newly knows of the mouth sets in; 0: at once. Each
-            hop hears more of the voice than the one before, so the mean that it expects jumps where it begins.
+            hop hears more of the voice than the one before, so the mean that it expects jumps where it begins. At most
+            one frame more than the own voice is known ahead: lips that are late are worse than lips that jump.
         nod_threshold: how likely a listener's nod must be for one to begin, 0 to 1; at 1 none ever does.
     """
 
@@ -110,9 +111,10 @@ class Sampling:
         rate = np.array([self.head_return_per_s if region(channel) == "head" else 0.0 for channel in CHANNELS])
         return np.exp(-rate * np.arange(lags)[:, None] / FRAME_RATE).astype(np.float32)
 
-    def spreads(self, lags: int) -> np.ndarray:
+    def spreads(self, lags: int, lookahead_frames: int) -> np.ndarray:
         """[lags, 55] float32, how much of a hop's jump from the newest motion is still to come so many frames later."""
-        left = np.clip(1.0 - np.arange(lags) / (1.0 + self.mouth_spread_frames), 0.0, 1.0)
+        over = min(self.mouth_spread_frames, 1.0 + lookahead_frames)
+        left = np.clip(1.0 - np.arange(lags) / (1.0 + over), 0.0, 1.0)
         left[0] = 0.0  # nothing was before
         mouth = np.array([region(channel) == "mouth" for channel in CHANNELS])
         return (left[:, None] * mouth).astype(np.float32)
@@ -507,7 +509,9 @@ class PolicyBatch(OnDevice):
         self._undrawn = self._temperature == 0.0
         self._gain = torch.from_numpy(self.sampling.gains()).to(device)
         self._returns = torch.from_numpy(self.sampling.returns(self._config.max_turn_frames + 1)).to(device)
-        self._spread = torch.from_numpy(self.sampling.spreads(self._config.max_turn_frames + 1)).to(device)
+        self._spread = torch.from_numpy(
+            self.sampling.spreads(self._config.max_turn_frames + 1, self._lookahead_frames)
+        ).to(device)
         self._runner = StepRunner(self._advance, device)
         if device.type == "cuda":
             self._capture()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from queue import SimpleQueue
 
 import numpy as np
@@ -31,6 +32,9 @@ from timar_ros.stream.audio_messages import (
     make_message,
 )
 from timar_ros.stream.synthesis import ENGINES, Synthesiser, sentences
+
+HEAD_TIMEOUT_S = 3.0
+"""So long a head node is waited for where others listen."""
 
 PARAMETERS = (
     Parameter(
@@ -96,6 +100,8 @@ class SynthesiserNode(Node):
 
     def _publish(self, before: int, sentence: str) -> None:
         chunk = self._synthesise(sentence)
+        if not self._wait_for_listeners(before):
+            return
         rate = self._settings.rate
         samples = soxr.resample(chunk.samples, chunk.rate, rate) if chunk.rate != rate else chunk.samples
         size = rate * self._settings.packet_ms // 1000
@@ -105,6 +111,27 @@ class SynthesiserNode(Node):
             part = samples[at : at + size].astype(np.float32)
             self._audio.publish(make_message(self._class, self._type, part, rate, self.get_clock().now().nanoseconds))
         self.get_logger().info(f"said {sentence!r}: {len(samples) / rate:.1f} s")
+
+    def _wait_for_listeners(self, before: int) -> bool:
+        """Until all who listen are connected, a head node among them: what is said to nobody is lost.
+
+        Without a head node whoever listens will do after a while. Returns False if speech was broken off meanwhile.
+        """
+        head, topic, began = self._settings.head.rsplit("/", 1)[-1], self._audio.topic_name, time.monotonic()
+        warned = False
+        while before == self._broken_off:
+            waited_s = time.monotonic() - began
+            known = self.get_subscriptions_info_by_topic(topic)
+            there = waited_s > HEAD_TIMEOUT_S or any(listener.node_name == head for listener in known)
+            if known and there and self._audio.get_subscription_count() >= len(known):
+                return True
+            if waited_s > HEAD_TIMEOUT_S and not warned:
+                warned = True
+                self.get_logger().warning(
+                    f"nobody listens on {topic}; what is to be said waits for a head node with own_voice:=queued"
+                )
+            time.sleep(0.02)
+        return False
 
     def _read_keyboard(self) -> None:
         for line in sys.stdin:

@@ -64,13 +64,26 @@ def test_with_its_weights_shuffled_nothing_sensible_is_left():
     assert abs(with_own) < 0.2
 
 
+@pytest.fixture(scope="module")
+def head_while_listening():
+    own, partner = demo_voices()
+    figures = check_hearing(load_policy("default"), own, partner, read_voice(DIALOGUES / "dialogue_2_partner.ogg"))
+    print(figures)
+    return figures["head_while_only_the_partner_speaks"]
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_the_head_moves_otherwise_when_the_partner_says_something_else():
-    own, partner = demo_voices()
-    other = read_voice(DIALOGUES / "dialogue_2_partner.ogg")
-    figures = check_hearing(load_policy("default"), own, partner, other, seeds=8)
-    print(figures)
-    head = figures["head_while_only_the_partner_speaks"]
-    speed = head["speed_deg_s"]
-    assert min(speed["silence"], speed["another_voice"]) > speed["other_seeds"]
+@pytest.mark.parametrize(
+    "measure",
+    [
+        "speed_deg_s",
+        pytest.param(
+            "pose_deg",
+            marks=pytest.mark.xfail(reason="a lively head's posture differs more from seed to seed", strict=True),
+        ),
+    ],
+)
+def test_the_head_moves_otherwise_when_the_partner_says_something_else(head_while_listening, measure):
+    apart = head_while_listening[measure]
+    assert min(apart["silence"], apart["another_voice"]) > apart["other_seeds"]

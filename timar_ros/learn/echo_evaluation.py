@@ -344,10 +344,12 @@ def run(args: argparse.Namespace) -> int:
         alone = score_detector(scene)
         scores = {canceller: score(scene, CANCELLERS[canceller]) for canceller in args.canceller}
         rows.append((alone, scores))
-        print(f"| {name} | {alone:.1%} |", " | ".join(_cell(s) for s in scores.values()), "|", flush=True)
+        print(
+            f"| {name} | {alone:.1%} |", " | ".join(_cell(s.false, s.missed) for s in scores.values()), "|", flush=True
+        )
     alone = float(np.mean([a for a, _ in rows]))
     means = {name: _mean([scores[name] for _, scores in rows]) for name in args.canceller}
-    print(f"| mean | {alone:.1%} |", " | ".join(f"{m['false']:.1%} / {m['missed']:.1%}" for m in means.values()), "|")
+    print(f"| mean | {alone:.1%} |", " | ".join(_cell(m["false"], m["missed"]) for m in means.values()), "|")
     for name, mean in means.items():
         print(
             f"{name}: {mean['cpu']:.1%} of a core; a frame takes {mean['frame_ms_p50']:.1f} ms, "
@@ -371,5 +373,5 @@ def _mean(scores: Sequence[EchoScores]) -> dict[str, float]:
     }
 
 
-def _cell(scores: EchoScores) -> str:
-    return f"{scores.false:.1%} / {scores.missed:.1%}"
+def _cell(false: float, missed: float) -> str:
+    return f"{false:.1%} / {missed:.1%}"

@@ -49,7 +49,6 @@ def check_hearing(
     listening = _only_partner(conversations["as it was"])[: tracks.shape[1]]
     jaw = tracks[..., JAW]
     own_energy, partner_energy = frame_energy(own), frame_energy(partner)
-
     heads = {name: np.degrees(np.stack(drawn)[..., : len(HEAD_CHANNELS)]) for name, drawn in motion.items()}
     speeds = {name: np.linalg.norm(np.gradient(head, axis=1), axis=2) * FRAME_RATE for name, head in heads.items()}
 
@@ -79,7 +78,7 @@ def check_hearing(
         },
         "head_while_only_the_partner_speaks": {
             "seconds": round(0.04 * int(listening.sum()), 1),
-            "sd_deg": round(float(np.degrees(tracks[:, listening, : len(HEAD_CHANNELS)].std(axis=1).mean())), 3),
+            "sd_deg": round(float(heads["as it was"][:, listening].std(axis=1).mean()), 3),
             "speed_deg_s": distances(speeds),
             "pose_deg": distances(heads),
         },

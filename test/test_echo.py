@@ -11,7 +11,8 @@ from timar_ros.learn.echo_evaluation import CANCELLERS, make_scene, make_scenes,
 from timar_ros.learn.rooms import LIVING_ROOM, OFFICE, impulse_response
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.offline import read_voice
-from timar_ros.stream.echo import EchoCanceller, EchoFilter
+from timar_ros.resources import share_path
+from timar_ros.stream.echo import DelayTracker, EchoCanceller, EchoFilter
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 
@@ -44,6 +45,19 @@ def test_without_an_echo_every_sample_passes_as_it_is():
     passed, _ = cancelled(canceller, own[:count], partner[:count])
     np.testing.assert_array_equal(passed, partner[:count])
     assert canceller.delay_ms is None and not canceller.active
+
+
+@pytest.mark.parametrize("first", [208, 592])
+def test_where_frames_begin_makes_no_echo(first):
+    """Cut sharply, windows that begin and end in the same instant looked alike at a lag of 0 and of the longest."""
+    own, partner = (
+        np.concatenate([np.zeros(first, np.float32), read_voice(share_path("demo", f"{party}.ogg"))])
+        for party in ("self", "partner")
+    )
+    tracker = DelayTracker()
+    for at in range(0, len(own) - FRAME_SAMPLES + 1, FRAME_SAMPLES):
+        tracker(own[at : at + FRAME_SAMPLES], partner[at : at + FRAME_SAMPLES])
+        assert tracker.lag is None, f"found at {at / SAMPLE_RATE:.2f} s"
 
 
 @pytest.mark.parametrize("awaited", [True, False])

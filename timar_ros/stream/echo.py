@@ -22,6 +22,7 @@ import numpy as np
 import scipy.fft
 from scipy.linalg import solve_toeplitz
 from scipy.signal import lfilter
+from scipy.signal.windows import tukey
 
 from timar_ros.rates import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE
 
@@ -48,6 +49,8 @@ class DelayTracker:
     """So long it searches at every other frame, once it was told that the echo comes otherwise."""
     JUST_FRAMES = 3
     """Within so many that is noticed."""
+    EDGE = FRAME_SAMPLES // 4
+    """Samples over which the partner's window comes and goes."""
     BAND_HZ = (250.0, 6000.0)
 
     def __init__(self) -> None:
@@ -57,6 +60,8 @@ class DelayTracker:
         self._size = scipy.fft.next_fast_len(len(self._own), real=True)
         hertz = np.fft.rfftfreq(self._size, 1 / SAMPLE_RATE)
         self._band = (hertz >= self.BAND_HZ[0]) & (hertz <= self.BAND_HZ[1])
+        # Without it both windows would begin and end with a click, which speaks for no delay or the longest.
+        self._taper = tukey(self.WINDOW, 2 * self.EDGE / self.WINDOW).astype(np.float32)
         self._frames = 0
         self._haste = 0
         self._found: int | None = None
@@ -82,7 +87,9 @@ class DelayTracker:
     def _search(self) -> int | None:
         if min(np.square(v).mean() for v in (self._own, self._partner)) < _SILENCE:
             return None
-        spectrum = scipy.fft.rfft(self._partner, self._size) * scipy.fft.rfft(self._own, self._size).conj()
+        spectrum = (
+            scipy.fft.rfft(self._taper * self._partner, self._size) * scipy.fft.rfft(self._own, self._size).conj()
+        )
         spectrum = np.where(self._band, spectrum / (np.abs(spectrum) + 1e-12), 0.0)
         # The own window begins `reach` before the partner's: a lag of l lies at l - reach.
         correlation = np.roll(scipy.fft.irfft(spectrum, self._size), self._reach)[: self._reach]

@@ -47,6 +47,21 @@ def test_without_an_echo_every_sample_passes_as_it_is():
     assert canceller.delay_ms is None and not canceller.active
 
 
+def test_two_microphones_in_one_room_make_nothing_louder():
+    """Each hears both parties, so what the own voice's channel holds of the partner seems to come back louder."""
+    voices = [read_voice(DIALOGUES / f"dialogue_1_{p}.ogg") for p in ("self", "partner")]
+    count = min(map(len, voices)) // FRAME_SAMPLES * FRAME_SAMPLES
+    own, partner = (voice[:count] for voice in voices)
+    own, partner = own + 0.1 * partner, partner + 0.1 * own
+    noise = 1e-4 * np.random.default_rng(0).standard_normal((2, count), np.float32)
+    canceller = EchoCanceller(awaited=False)
+    passed, _ = cancelled(canceller, own + noise[0], partner + noise[1])
+    assert canceller.active  # an echo was found
+    stretches = [np.square(v[: count // 1600 * 1600].reshape(-1, 1600)).mean(axis=1) for v in (partner, passed)]
+    heard, left = (stretch[stretches[0] > 1e-5] for stretch in stretches)
+    assert 10 * np.log10(left / heard).max() < 3.0  # 12 without taking care
+
+
 @pytest.mark.parametrize("first", [208, 592])
 def test_where_frames_begin_makes_no_echo(first):
     """Cut sharply, windows that begin and end in the same instant looked alike at a lag of 0 and of the longest."""

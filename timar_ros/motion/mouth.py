@@ -1,4 +1,4 @@
-"""Closes the mouth when speech is broken off, faster than the motion that was already drawn would."""
+"""Closes the mouth when speech is broken off, faster than the motion that was already drawn would, until it goes on."""
 
 from __future__ import annotations
 
@@ -18,40 +18,49 @@ SPEECH_SHAPES = np.array(
 """bool [52]: the blendshapes that speech moves. A smile stays."""
 CLOSING_NS = 120_000_000
 """Shown at 25 frames a second, the mouth is closed 160 ms after the order at the latest."""
-CLOSED_NS = 160_000_000
-"""Of frames from the silence after it, for so long: until the policy has closed the mouth itself."""
 OPENING_NS = 160_000_000
 
 
 class MouthCloser:
-    """Scales the mouth's blendshapes of each frame that is shown; does nothing until `close`."""
+    """Scales the mouth's blendshapes of each frame that is shown; does nothing until `close`.
+
+    What a policy expects of a sentence goes on for half a second after it was broken off, so the mouth stays closed
+    until it is told to open.
+    """
 
     def __init__(self) -> None:
-        self._closed_at_ns: int | None = None
+        self._closed = False
+        self._since_ns: int | None = None  # of the order that is being carried out
         self._share = 1.0  # of the opening that was shown last
         self._share_before = 1.0
 
     def close(self, now_ns: int) -> None:
-        """From now on; opens again by itself for what is said after now."""
-        self._share_before = self._share
-        self._closed_at_ns = now_ns
+        """From now on, until it is told to open."""
+        self._turn(True, now_ns)
 
-    def __call__(self, now_ns: int, stamp_ns: int, weights: np.ndarray) -> np.ndarray:
-        """The weights [52] to show now of a frame captured at `stamp_ns`."""
-        if self._closed_at_ns is None:
+    def open(self, now_ns: int) -> None:
+        """From now on, over `OPENING_NS`: something is said again. An open mouth stays as it is."""
+        if self._closed:
+            self._turn(False, now_ns)
+
+    def __call__(self, now_ns: int, weights: np.ndarray) -> np.ndarray:
+        """The weights [52] to show now."""
+        if self._since_ns is None:
             return weights
-        since_ns, after_ns = now_ns - self._closed_at_ns, stamp_ns - self._closed_at_ns - CLOSED_NS
-        if after_ns >= OPENING_NS:
-            self._closed_at_ns = None
-            self._share = 1.0
-            return weights
-        if after_ns > 0:
-            self._share = _eased(after_ns / OPENING_NS)
+        done = (now_ns - self._since_ns) / (CLOSING_NS if self._closed else OPENING_NS)
+        if self._closed:
+            self._share = self._share_before * _eased(1.0 - done)
         else:
-            self._share = self._share_before * _eased(1.0 - min(1.0, since_ns / CLOSING_NS))
+            self._share = self._share_before + (1.0 - self._share_before) * _eased(done)
+            if done >= 1.0:
+                self._since_ns = None
         return np.where(SPEECH_SHAPES, weights * np.float32(self._share), weights)
+
+    def _turn(self, closed: bool, now_ns: int) -> None:
+        self._share_before = self._share
+        self._closed, self._since_ns = closed, now_ns
 
 
 def _eased(share: float) -> float:
     """From 0 to 1 without a corner at either end."""
-    return 0.5 - 0.5 * math.cos(math.pi * share)
+    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, share)))

@@ -249,7 +249,7 @@ class Body:
         stamp_ns, rotation, weights = shown
         if self._paused:
             return
-        weights = self.mouth(self._now_ns(), stamp_ns, weights)
+        weights = self.mouth(self._now_ns(), weights)
         stamp = Time(nanoseconds=stamp_ns).to_msg()
         pose = QuaternionStamped()
         pose.header.stamp, pose.header.frame_id = stamp, self._settings.head_frame

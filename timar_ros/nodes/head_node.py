@@ -206,7 +206,7 @@ class HeadNode(LifecycleNode):
         reliability = ReliabilityPolicy[self._settings.audio_reliability.upper()]
         qos = QoSProfile(depth=100, reliability=reliability)
         self._voices = Voices(
-            self, self._settings, self._message_type, self._playout_delay_ns, self._pair, self._body.mouth.close
+            self, self._settings, self._message_type, self._playout_delay_ns, self._pair, self._body.mouth
         )
         burst = QoSProfile(depth=BURST_DEPTH)
         self._decoders = {party: AudioDecoder(self._message_type, self._audio_format) for party in AUDIO_TOPICS}

@@ -23,6 +23,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy
+from timar_ros.motion.mouth import MouthCloser
 from timar_ros.nodes.muting import is_muted_topic
 from timar_ros.nodes.parameters import Parameter, Parameters
 from timar_ros.nodes.topics import LATCHED, publish_format
@@ -100,7 +101,7 @@ class Voices:
         playout_delay_ns: from a frame's capture until the head shows it; told on the latched `~/playout_delay` (ms),
             beside `~/lips_lead` (ms), by how much later than that the sound is due.
         hear: takes a party, a chunk in real time and its time of arrival in ns.
-        close_mouth: takes the present in ns.
+        mouth: closes when the own voice is broken off or muted, opens when it sounds again.
     """
 
     def __init__(
@@ -110,13 +111,13 @@ class Voices:
         type_name: str,
         playout_delay_ns: int,
         hear: Callable[[str, AudioChunk, int], None],
-        close_mouth: Callable[[int], None],
+        mouth: MouthCloser,
     ) -> None:
         self._node = node
         self._settings = settings
         self._type_name = type_name
         self._hear = hear
-        self._close_mouth = close_mouth
+        self._mouth = mouth
         self._lookahead_ns = settings.lookahead_ms * 1_000_000
         self._queueing = threading.Lock()
         self._muted = {SELF: False, PARTNER: False}
@@ -160,7 +161,7 @@ class Voices:
             with self._queueing:
                 self._queue.push(chunk, arrival_ns)
         else:
-            self._hear(party, decode(), arrival_ns)
+            self._pass_on(party, decode(), arrival_ns)
 
     def clean(self, frame: Frame) -> Frame:
         """The frame without the own voice in the partner's; from the thread that takes frames."""
@@ -182,7 +183,7 @@ class Voices:
             dropped_ns = self._queue.flush()
         if self.queued:
             self._flushed.publish(Empty())
-        self._close_mouth(now_ns)
+        self._mouth.close(now_ns)
         return dropped_ns
 
     def statuses(self, now_ns: int) -> list[tuple[str, bool, str, dict[str, object]]]:
@@ -220,9 +221,14 @@ class Voices:
         with self._queueing:
             packets = self._queue.due(now_ns)
         for packet in packets:
-            self._hear(SELF, packet, now_ns)
+            self._pass_on(SELF, packet, now_ns)
             message = make_message(self._class, self._type_name, packet.samples, packet.rate, packet.stamp_ns)
             self._voice.publish(message)
+
+    def _pass_on(self, party: str, chunk: AudioChunk, now_ns: int) -> None:
+        if party == SELF and chunk.samples.any():
+            self._mouth.open(now_ns)
+        self._hear(party, chunk, now_ns)
 
     def _flush_on_request(self, _request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         if not self.queued:

@@ -348,7 +348,7 @@ def run(args: argparse.Namespace) -> int:
         training.train(conversations, args.until, held_out, args.look_every)
         if recipe.settle_conversations and training.step == recipe.steps and not workers.rank:
             policy = load_policy(f"{args.out / 'policy'}/")
-            moved, wider = settle(policy, conversations[: recipe.settle_conversations], recipe.seed)
+            moved, wider = settle(policy, conversations, recipe.settle_conversations, recipe.seed)
             save_policy(policy.folder, policy.network, policy.channels, policy.sampling)
             print("the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees,".format(*np.degrees(moved)))
             print("and its movement about there multiplied by {:.2f}, {:.2f} and {:.2f}".format(*wider))

@@ -71,16 +71,22 @@ def wander(
     return drawn
 
 
-def settle(policy: Policy, conversations: Sequence[Conversation], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Let a policy hold its head, over whole conversations, where people hold theirs, and move it as far about there.
+def settle(
+    policy: Policy, conversations: Sequence[Conversation], lived_through: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let a policy hold its head where people hold theirs, and move it as far about there.
 
     Mean and scale of roll, pitch and yaw are changed, so that the network goes on in its own units as before.
+
+    Args:
+        conversations: whose people it is like: all there are, as people differ in posture more than a policy does.
+        lived_through: by the policy, of these, whole: the first so many.
 
     Returns:
         [3] float32 rad, by how much roll, pitch and yaw were moved, and [3] by what their spread was multiplied.
     """
     head = slice(len(HEAD_CHANNELS))
-    motions = [wander_through(policy, conversations, seed, WHOLE), [c.motion for c in conversations]]
+    motions = [wander_through(policy, conversations[:lived_through], seed, WHOLE), [c.motion for c in conversations]]
     heads = [[track[:, head] for motion in each for track in motion] for each in motions]
     (drawn, people), (drawn_spread, spread) = (
         [np.mean([measure(track, axis=0) for track in tracks], axis=0) for tracks in heads]

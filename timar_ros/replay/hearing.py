@@ -21,8 +21,8 @@ from tqdm import tqdm
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
-from timar_ros.rates import FRAME_RATE
-from timar_ros.replay.behaviour_metrics import best_offset, frame_energy
+from timar_ros.replay.behaviour_metrics import angular_speed, best_offset, frame_energy
+from timar_ros.replay.motion_track import track_of
 from timar_ros.replay.offline import HeardConversation, hear, move, read_voice
 from timar_ros.resources import share_path
 from timar_ros.stream.policy import IncrementalPolicy
@@ -50,7 +50,10 @@ def check_hearing(
     jaw = tracks[..., JAW]
     own_energy, partner_energy = frame_energy(own), frame_energy(partner)
     heads = {name: np.degrees(np.stack(drawn)[..., : len(HEAD_CHANNELS)]) for name, drawn in motion.items()}
-    speeds = {name: np.linalg.norm(np.gradient(head, axis=1), axis=2) * FRAME_RATE for name, head in heads.items()}
+    speeds = {
+        name: np.stack([np.append(angular_speed(track_of(one)), 0.0) for one in drawn])
+        for name, drawn in motion.items()
+    }
 
     def distances(drawn: dict[str, np.ndarray]) -> dict[str, float]:
         """Root mean squares over the frames, of averages over seeds."""

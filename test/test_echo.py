@@ -12,7 +12,9 @@ from timar_ros.learn.rooms import LIVING_ROOM, OFFICE, impulse_response
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.offline import read_voice
 from timar_ros.resources import share_path
-from timar_ros.stream.echo import DelayTracker, EchoCanceller, EchoFilter
+from timar_ros.stream.echo import EchoCanceller
+from timar_ros.stream.echo_delay import DelayTracker
+from timar_ros.stream.echo_filter import EchoFilter
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 

@@ -20,7 +20,8 @@ from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
-from timar_ros.stream.policy import Hop, IncrementalPolicy, PolicyBatch, Sampling
+from timar_ros.stream.policy import Hop, IncrementalPolicy, PolicyBatch
+from timar_ros.stream.sampling import Sampling
 from timar_ros.stream.turns import TurnBoundary
 
 WINDOW = 60

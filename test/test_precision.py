@@ -15,7 +15,8 @@ from timar_ros.model.published import TOKENS, PublishedConfig, PublishedNetwork
 from timar_ros.model.wav2vec2 import SpeechConfig
 from timar_ros.replay.offline import hear, move, read_voice
 from timar_ros.resources import share_path
-from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.policy import IncrementalPolicy
+from timar_ros.stream.sampling import Sampling
 
 CPU = torch.device("cpu")
 ALLOWED = 0.03

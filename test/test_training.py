@@ -29,7 +29,8 @@ from timar_ros.model.features import CONTEXT_SAMPLES
 from timar_ros.model.network import NOD_FRAMES, TimarNetwork
 from timar_ros.motion.channels import CHANNELS, MOTION_DIM
 from timar_ros.replay import offline
-from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.policy import IncrementalPolicy
+from timar_ros.stream.sampling import Sampling
 
 JAW = CHANNELS.index("jawOpen")
 SECONDS = 24

@@ -23,7 +23,7 @@ from timar_ros.motion.flame import ExpressionMap, from_flame
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.behaviour_metrics import FLOORS, floor_by_frame, listening, nod_onsets
 from timar_ros.replay.motion_track import FLAME, MotionTrack, load_motion
-from timar_ros.stream.policy import region
+from timar_ros.stream.sampling import region
 from timar_ros.stream.turns import TurnSegmenter
 
 # What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).

@@ -42,7 +42,7 @@ from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.motion.flame import ExpressionMap
-from timar_ros.stream.policy import Sampling
+from timar_ros.stream.sampling import Sampling
 
 # What a run is measured by meanwhile: the same windows each time.
 LOOK_WINDOWS, LOOK_SEED = 12, 0

@@ -24,7 +24,8 @@ from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
-from timar_ros.stream.policy import Hop, PolicyBatch, Sampling
+from timar_ros.stream.policy import Hop, PolicyBatch
+from timar_ros.stream.sampling import Sampling
 from timar_ros.stream.turns import TurnBoundary
 
 HOP_FRAMES = 2

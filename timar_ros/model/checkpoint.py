@@ -34,7 +34,7 @@ class Policy:
 
     Attributes:
         channels: names of the numbers in a frame of motion, in order.
-        sampling: defaults of the draw (temperature and the like), see stream/policy.py.
+        sampling: defaults of the draw (temperature and the like), see stream/sampling.py.
         folder: where it was loaded from.
     """
 

@@ -41,7 +41,7 @@ class PublishedSampling:
     Attributes:
         temperature: of the diffusion steps' noise.
         guidance: 1 for none; else how far to go from the motion without the user to that with them.
-        head_correlation_frames, face_correlation_frames: as in stream/policy.py.
+        head_correlation_frames, face_correlation_frames: as in stream/sampling.py.
     """
 
     temperature: float = 1.0

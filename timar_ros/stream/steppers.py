@@ -12,8 +12,9 @@ from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.published import FRAMES, PublishedNetwork
 from timar_ros.stream.frames import Frame
-from timar_ros.stream.policy import IncrementalPolicy, Sampling
+from timar_ros.stream.policy import IncrementalPolicy
 from timar_ros.stream.published_policy import PublishedPolicy, published_sampling
+from timar_ros.stream.sampling import Sampling
 from timar_ros.stream.turns import TurnBoundary
 
 HOP, TURN, AUTO = "hop", "turn", "auto"

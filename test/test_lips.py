@@ -7,9 +7,10 @@ import pytest
 from synthetic_bag import Invented, write_bag
 
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES
-from timar_ros.replay.bag import Recording, Signal, read_recording
+from timar_ros.replay.bag import read_recording
 from timar_ros.replay.clips import find_clips
 from timar_ros.replay.lips import NATURAL_LEAD_MS, shown_lag
+from timar_ros.replay.recording import Recording, Signal
 from timar_ros.replay.summary import check_goals, summarise
 from timar_ros.stream.lookahead import lips_lead_ms
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from synthetic_bag import Invented, write_bag
 
-from timar_ros.replay.bag import Signal, read_recording
+from timar_ros.replay.bag import read_recording
+from timar_ros.replay.recording import Signal
 from timar_ros.replay.summary import GOALS, check_goals, motion_delay_ms, summarise, table
 
 INVENTED = Invented()

@@ -22,7 +22,8 @@ from conftest import NodeProcess
 from PIL import Image
 
 from timar_ros.errors import TimarError
-from timar_ros.replay.bag import Span, read_recording
+from timar_ros.replay.bag import read_recording
+from timar_ros.replay.recording import Span
 from timar_ros.robot.face_map import FaceMap
 from timar_ros.view.bag_playback import BagPlayback
 from timar_ros.view.page import Page

@@ -10,7 +10,7 @@ from timar_ros.learn.dataset import Conversation
 from timar_ros.model.checkpoint import Policy
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.replay import offline
-from timar_ros.replay.bag import Recording, Turn, Voice
+from timar_ros.replay.recording import Recording, Turn, Voice
 from timar_ros.replay.render import render_side_by_side
 from timar_ros.stream.policy import IncrementalPolicy
 

@@ -7,32 +7,26 @@ goes; what is missing is empty or None, and `Recording.losses` says in words wha
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
-import yaml
-from rosbags.interfaces import MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 from scipy.ndimage import median_filter
 
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, rpy_from_quaternion
-from timar_ros.rates import FRAME_NS, SAMPLE_RATE
-from timar_ros.replay.salvage import McapSalvage, decompressed, unpacked_parts
-from timar_ros.replay.salvage_sqlite import SqliteSalvage
+from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.rates import SAMPLE_RATE
+from timar_ros.replay.bag_files import StoredMessage, indexed_messages, salvaged_messages
+from timar_ros.replay.recording import Event, Recording, Signal, Span, Status, Turn, Voice
 from timar_ros.replay.signal_messages import SignalMessage, SignalReader
 from timar_ros.robot.command_timing import NO_SOUND
 from timar_ros.stream.audio_messages import AUDIO_MESSAGE_TYPES, AudioChunk, AudioDecoder
 from timar_ros.stream.frames import PARTNER, SELF
-from timar_ros.stream.trace import TracedHop, decode_hop
+from timar_ros.stream.trace import decode_hop
 
 # What each topic of the running graph is for; namespaces and the head node's name may differ.
 TOPIC_PATTERNS: dict[str, str] = {
@@ -75,86 +69,6 @@ _EXPECTED = (
 )
 _CLOCK_SLACK_NS = 5_000_000_000  # stamps further than this outside the bag are of another clock
 _JITTER_WINDOW = 25  # packets
-_ZSTD, _ZSTD_MAGIC = ".zstd", b"\x28\xb5\x2f\xfd"
-
-
-@dataclass(frozen=True)
-class Signal:
-    """Messages of one topic as arrays: n messages, C named values each."""
-
-    times_ns: np.ndarray  # int64 [n], when the recorder received them
-    stamps_ns: np.ndarray  # int64 [n], their header's stamp; times_ns where there is none
-    names: tuple[str, ...]
-    values: np.ndarray  # float64 [n, C]
-
-    def __len__(self) -> int:
-        return len(self.times_ns)
-
-    def column(self, name: str) -> np.ndarray | None:
-        """float64 [n] of one name, None where the messages do not have it."""
-        return self.values[:, self.names.index(name)] if name in self.names else None
-
-
-@dataclass(frozen=True)
-class Voice:
-    """One party's sound, 16 kHz mono float32 in [-1, 1], silence where no message covers it."""
-
-    start_ns: int
-    samples: np.ndarray
-    messages: int
-    missing_ns: int  # silence between messages
-
-    @property
-    def end_ns(self) -> int:
-        return self.start_ns + round(len(self.samples) * 1e9 / SAMPLE_RATE)
-
-    def between(self, start_ns: int, end_ns: int) -> np.ndarray:
-        """float32 samples of a stretch of time, silence where the voice has none."""
-        length = round((end_ns - start_ns) * SAMPLE_RATE / 1e9)
-        first = round((start_ns - self.start_ns) * SAMPLE_RATE / 1e9)
-        out = np.zeros(max(0, length), np.float32)
-        low, high = max(0, first), min(len(self.samples), first + length)
-        if high > low:
-            out[low - first : high - first] = self.samples[low:high]
-        return out
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of time with one value, as it was announced on a latched topic."""
-
-    start_ns: int
-    end_ns: int
-    value: str
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A turn boundary: the frame a new turn begins with, and why."""
-
-    frame: int
-    stamp_ns: int
-    reason: str
-    floor: str
-
-
-@dataclass(frozen=True)
-class Event:
-    """A message that is text, with the time it arrived."""
-
-    time_ns: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """The last values of one diagnostics status."""
-
-    name: str
-    level: int  # 0 ok, 1 warning, 2 error, 3 stale
-    message: str
-    values: dict[str, str]
-    time_ns: int
 
 
 class BagMessage(NamedTuple):
@@ -173,73 +87,6 @@ class BagMessages(NamedTuple):
     messages: list[BagMessage]
     losses: list[str]
     store: Typestore
-
-
-@dataclass
-class Recording:
-    """A conversation as recorded; signals that were not recorded are None or empty."""
-
-    path: Path
-    begin_ns: int
-    finish_ns: int
-    voices: dict[str, Voice] = field(default_factory=dict)
-    speaking: dict[str, list[Span]] = field(default_factory=dict)
-    muted: dict[str, list[Span]] = field(default_factory=dict)
-    floor: list[Span] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    head_pose: Signal | None = None  # x, y, z, w of the quaternion
-    blendshapes: Signal | None = None  # the 52 ARKit names
-    joint_states: Signal | None = None  # the joints that the commands name, rad
-    jaw: Signal | None = None  # the joint of the joint states that has jaw in its name
-    played: Voice | None = None  # the own voice as the loudspeaker was given it, in the time when it was heard
-    trajectories: Signal | None = None  # positions of the first point, rad
-    command_latency: Signal | None = None  # ms, per accepted command
-    refusals: list[Event] = field(default_factory=list)
-    diagnostics: dict[str, Status] = field(default_factory=dict)
-    parameters: dict[str, dict[str, object]] = field(default_factory=dict)  # by node
-    conversations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # time, facts (stream/trace.py)
-    hops: list[TracedHop] = field(default_factory=list)  # in the order in which they were published
-    partner_head_pose: Signal | None = None
-    partner_blendshapes: Signal | None = None  # of the names that the tracker tells
-    topics: dict[str, tuple[str, int]] = field(default_factory=dict)  # type, messages
-    losses: list[str] = field(default_factory=list)
-
-    @property
-    def start_ns(self) -> int:
-        """The conversation's first instant: the first frame's stamp, else the first sample's."""
-        starts = [int(s.stamps_ns[0]) for s in (self.blendshapes, self.head_pose) if s]
-        starts = starts or [voice.start_ns for voice in self.voices.values()]
-        return min(starts, default=self.begin_ns)
-
-    @property
-    def end_ns(self) -> int:
-        """The conversation's last instant: the last frame's end, else the last sample's."""
-        ends = [int(s.stamps_ns[-1]) + FRAME_NS for s in (self.blendshapes, self.head_pose) if s]
-        ends = ends or [voice.end_ns for voice in self.voices.values()]
-        return max(ends, default=self.finish_ns)
-
-    def head_rpy(self) -> np.ndarray | None:
-        """float64 [n, 3] roll, pitch, yaw (rad) of the head pose messages."""
-        return rpy_from_quaternion(self.head_pose.values) if self.head_pose else None
-
-    def playout_ns(self) -> int | None:
-        """How long after its stamp a frame is due to be shown.
-
-        As the head node tells it, else the median delay of the face and head pose messages.
-        """
-        for text in self.diagnostic_values("head", "playout_delay_ms"):
-            with suppress(ValueError):
-                return round(float(text) * 1e6)
-        delays = [s.times_ns - s.stamps_ns for s in (self.blendshapes, self.head_pose) if s]
-        return int(np.median(np.concatenate(delays))) if delays else None
-
-    def diagnostic_values(self, source: str, key: str) -> list[str]:
-        """Last values of a key, in all statuses whose name begins with `source` and a colon."""
-        return [
-            status.values[key]
-            for name, status in self.diagnostics.items()
-            if name.split(":")[0].strip("/ ") == source and key in status.values
-        ]
 
 
 def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) -> Recording:
@@ -267,7 +114,7 @@ def read_messages(
     roles, extra = set(roles), set(extra)
     found: list[BagMessage] = []
 
-    def take(reading: _Reading, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
+    def take(reading: _Reading, messages: Iterable[StoredMessage]) -> None:
         found.clear()
         for topic, type_name, time_ns, data in messages:
             reading.messages += 1
@@ -282,7 +129,7 @@ def read_messages(
 def _read(
     path: Path,
     topics: Mapping[str, str] | None,
-    take: Callable[["_Reading", Iterable[tuple[str, str, int, bytes]]], None],
+    take: Callable[["_Reading", Iterable[StoredMessage]], None],
 ) -> "_Reading":
     """Gives `take` the messages by the bag's index, or, from the start again, what a damaged one still holds."""
     if not path.exists():
@@ -296,11 +143,11 @@ def _read(
         )
     reading = _Reading(dict(topics or {}))
     try:
-        take(reading, _indexed_messages(path, reading))
+        take(reading, indexed_messages(path, reading.learn_type, reading.losses))
     except Exception as error:  # readers raise many kinds on a damaged file; then salvage it
         reading = _Reading(dict(topics or {}))
         reading.losses.append(f"the bag is damaged or incomplete ({_first_line(error)})")
-        take(reading, _salvaged_messages(path, reading))
+        take(reading, salvaged_messages(path, reading.learn_type, reading.losses))
     if not reading.messages:
         raise TimarError(
             f"nothing could be read from {path}; expected a rosbag2 recorded as mcap or sqlite3; "
@@ -311,111 +158,6 @@ def _read(
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _indexed_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
-    """All messages by the files' own indexes, file by file; raises where one of them is damaged.
-
-    rosbags' reader of whole folders is not asked: it passes over topics, without a word, whose QoS in metadata.yaml
-    differs from that in the file, as in bags that were converted.
-    """
-    counts: Counter[str] = Counter()
-    last_ns = 0
-    for file in _storage_files(path):
-        with _uncompressed(file) as (plain, whole), Reader(plain) as bag:
-            if not whole:
-                raise EOFError(f"{file.name} breaks off")
-            for connection in bag.connections:
-                definition = connection.msgdef
-                encoding = {
-                    MessageDefinitionFormat.MSG: "ros2msg",
-                    MessageDefinitionFormat.IDL: "ros2idl",
-                }.get(definition.format, "")
-                reading.learn_type(connection.msgtype, encoding, definition.data)
-            for connection, time_ns, data in bag.messages():
-                counts[connection.topic] += 1
-                last_ns = max(last_ns, time_ns)
-                yield connection.topic, connection.msgtype, time_ns, _plain_data(data)
-    if (path / "metadata.yaml").is_file():
-        reading.losses += _missing_by_metadata(path, counts, last_ns)
-
-
-def _plain_data(data: bytes) -> bytes:
-    """A message's bytes; compressed ones are told by their magic number, where CDR begins with a zero."""
-    return bytes(decompressed(data, "zstd")) if data[:4] == _ZSTD_MAGIC else data
-
-
-def _salvaged_messages(path: Path, reading: "_Reading") -> Iterator[tuple[str, str, int, bytes]]:
-    """All messages that can be had without index and metadata, then what the metadata misses."""
-    counts: Counter[str] = Counter()
-    last_ns = 0
-    for file in _storage_files(path):
-        with _uncompressed(file) as (plain, whole):
-            salvage = McapSalvage(plain) if plain.suffix == ".mcap" else SqliteSalvage(plain)
-            for message in salvage:
-                try:
-                    data = _plain_data(message.data)
-                except Exception:  # the decompressor raises its own kinds on damaged bytes
-                    salvage.broken = True
-                    continue
-                reading.learn_type(message.type_name, message.schema_encoding, message.schema)
-                counts[message.topic] += 1
-                last_ns = max(last_ns, message.time_ns)
-                yield message.topic, message.type_name, message.time_ns, data
-            if salvage.broken or not whole:
-                reading.losses.append(f"{file.name} breaks off: its end is lost")
-    reading.losses += _missing_by_metadata(path, counts, last_ns)
-
-
-def _storage_files(path: Path) -> list[Path]:
-    """The storage files of a bag, in the order of their names; split bags number theirs."""
-    files = sorted(path.glob("*"), key=_natural) if path.is_dir() else [path]
-    return [file for file in files if file.name.removesuffix(_ZSTD).endswith((".mcap", ".db3"))]
-
-
-def _natural(path: Path) -> list[object]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-@contextmanager
-def _uncompressed(file: Path) -> Iterator[tuple[Path, bool]]:
-    """A storage file as it was before it was compressed, and whether all of it could be had."""
-    if not file.name.endswith(_ZSTD):
-        yield file, True
-        return
-    with TemporaryDirectory() as folder:
-        plain = Path(folder, file.name.removesuffix(_ZSTD))
-        whole = True
-        with file.open("rb") as packed, plain.open("wb") as unpacked:
-            try:
-                for part in unpacked_parts(packed):
-                    unpacked.write(part)
-            except Exception:  # the same
-                whole = False
-        yield plain, whole
-
-
-def _missing_by_metadata(path: Path, counts: Counter[str], last_ns: int) -> list[str]:
-    """What metadata.yaml promises beyond what was read, in words."""
-    try:
-        text = (path / "metadata.yaml").read_text()
-        info = yaml.safe_load(text)["rosbag2_bagfile_information"]
-        end_ns = info["starting_time"]["nanoseconds_since_epoch"] + info["duration"]["nanoseconds"]
-        promised = {
-            entry["topic_metadata"]["name"]: entry["message_count"] for entry in info["topics_with_message_count"]
-        }
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return ["there is no usable metadata.yaml, so how much is lost at the end is unknown"]
-    listed = [Path(str(name)).name for name in info.get("relative_file_paths") or ()]
-    losses = [f"{name} is missing" for name in listed if path.is_dir() and not (path / name).exists()]
-    if last_ns and end_ns - last_ns > 50_000_000:
-        losses.append(f"the last {(end_ns - last_ns) / 1e9:.1f} s are lost")
-    losses += [
-        f"{topic}: {count - counts[topic]} of {count} messages are lost"
-        for topic, count in sorted(promised.items())
-        if counts[topic] < count
-    ]
-    return losses
 
 
 class _Reading:
@@ -447,7 +189,7 @@ class _Reading:
         except Exception as error:  # the parser raises its own kinds; the topic's messages are then told as unreadable
             self.losses.append(f"the definition of {type_name} cannot be read ({_first_line(error)})")
 
-    def add_all(self, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
+    def add_all(self, messages: Iterable[StoredMessage]) -> None:
         for topic, type_name, time_ns, data in messages:
             self.messages += 1
             self._first_ns = min(self._first_ns, time_ns)

@@ -13,7 +13,6 @@ import numpy as np
 
 from timar_ros.errors import TimarError
 from timar_ros.rates import FRAME_NS, FRAME_RATE
-from timar_ros.replay.bag import Recording, Turn, Voice
 from timar_ros.replay.clips import Clip
 from timar_ros.replay.comparison import (
     CONFIDENCE,
@@ -26,8 +25,10 @@ from timar_ros.replay.comparison import (
     shown_rows,
 )
 from timar_ros.replay.motion_track import MotionTrack
+from timar_ros.replay.recording import Recording, Turn, Voice
 from timar_ros.replay.render import render_side_by_side
-from timar_ros.replay.report import Plots, add_floor, add_voices, plots_panel, write_page
+from timar_ros.replay.report import write_page
+from timar_ros.replay.time_plots import Plots, add_floor, add_voices, plots_panel
 from timar_ros.replay.trial import Trial, Variant
 from timar_ros.stream.frames import PARTNER, SELF
 

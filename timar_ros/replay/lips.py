@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from timar_ros.rates import SAMPLE_RATE
-from timar_ros.replay.bag import Recording, Voice
+from timar_ros.replay.recording import Recording, Voice
 
 STEP_NS = 10_000_000
 REACH_STEPS = 40

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from timar_ros.errors import TimarError
 from timar_ros.motion.channels import HEAD_CHANNELS, MOTION_DIM
 from timar_ros.rates import FRAME_NS, FRAME_RATE, SAMPLE_RATE
-from timar_ros.replay.bag import Recording, Span, Voice
 from timar_ros.replay.colours import FLOOR_COLOURS, PARTY_COLOURS
 from timar_ros.replay.head_drawing import HeadRenderer
+from timar_ros.replay.recording import Recording, Span, Voice
 from timar_ros.stream.frames import PARTNER, SELF
 
 __all__ = ["HeadRenderer", "floor_spans", "motion_shown", "render_side_by_side", "render_video", "video_span_ns"]

@@ -14,8 +14,8 @@ from scipy.signal import correlate
 
 from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.rates import FRAME_NS
-from timar_ros.replay.bag import Recording, Signal
 from timar_ros.replay.lips import shown_lag
+from timar_ros.replay.recording import Recording, Signal
 
 HEAD, SIMULATED_HEAD = "head", "simulated_head"  # where their diagnostics come from
 PERCENTILES = ("p50", "p95", "p99")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from timar_ros.errors import TimarError
-from timar_ros.replay.bag import Recording, Signal
+from timar_ros.replay.recording import Recording, Signal
 from timar_ros.robot.face_map import FaceMap
 from timar_ros.stream.frames import PARTNER, SELF
 from timar_ros.view.shown import NECK, SECONDS, Joints, Recent, Shown, in_order, status_line

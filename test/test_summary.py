@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from synthetic_bag import Invented, write_bag
 
+from timar_ros.motion.channels import MOTION_DIM
+from timar_ros.rates import FRAME_SAMPLES
 from timar_ros.replay.bag import read_recording
 from timar_ros.replay.recording import Signal
 from timar_ros.replay.summary import GOALS, check_goals, motion_delay_ms, summarise, table
+from timar_ros.stream.conversation import Hop
+from timar_ros.stream.frames import Frame
+from timar_ros.stream.trace import TracedHop
 
 INVENTED = Invented()
 DESIGN_KEYS = {
@@ -97,6 +102,40 @@ def test_messages_that_were_lost_show_in_the_percentages(recording):
     assert summary["blendshape_percent"] == 90.0
     checks = {check.label: check.ok for check in check_goals(summary | {"seconds": 47.0})}
     assert checks["face messages, of frames"] is False
+
+
+@pytest.mark.parametrize("kept_frames", [0, 20, 60])
+def test_what_went_by_before_the_recording_began_is_not_missed(recording, kept_frames):
+    """A recorder that comes late hears of `kept_frames` that the head node kept, and of nothing before them."""
+    begin = 100  # the first frame of which all was recorded
+    faces, latency = recording.blendshapes, recording.command_latency
+    begin_ns = int(faces.stamps_ns[begin]) + 150_000_000
+
+    def later(signal, first):
+        return Signal(signal.times_ns[first:], signal.stamps_ns[first:], signal.names, signal.values[first:])
+
+    late = replace(
+        recording,
+        blendshapes=later(faces, begin),
+        trajectories=later(recording.trajectories, begin // 2),
+        command_latency=later(latency, int((latency.times_ns < begin_ns).sum())),
+        hops=[
+            traced_hop(k, int(faces.stamps_ns[k]) + 100_000_000) for k in range(begin - kept_frames, len(faces) - 1, 2)
+        ],
+        hops_from_ns=begin_ns,
+    )
+    summary = summarise(late)
+    assert summary["blendshape_messages"] == INVENTED.frames - begin
+    assert 0 <= summary["frames"] - (INVENTED.frames - begin) <= 2  # of a hop, which may have come at once
+    assert summary["blendshape_percent"] > 98 and summary["commands_percent"] > 98
+    lost = replace(late, blendshapes=later(late.blendshapes, len(late.blendshapes) // 2))
+    assert summarise(lost)["blendshape_percent"] < 55
+
+
+def traced_hop(index, planned_ns):
+    silence = np.zeros(FRAME_SAMPLES, np.float32)
+    frames = tuple(Frame(k, planned_ns, silence, silence, True, True) for k in (index, index + 1))
+    return TracedHop(Hop(frames, (), np.zeros((2, MOTION_DIM), np.float32)), planned_ns, 1.0)
 
 
 def test_shares_and_counts_are_not_judged_in_a_conversation_of_a_few_seconds(summary):

@@ -309,7 +309,9 @@ class _Reading:
         made.partner_head_pose = _signal(self._of("partner_head_pose"), None)
         made.partner_blendshapes = _signal(self._of("partner_blendshapes"), None)
         made.conversations = self._of("conversation")
-        made.hops = [hop for _, hop in self._of("trace")]
+        trace = self._of("trace")
+        made.hops = [hop for _, hop in trace]
+        made.hops_from_ns = trace[0][0] if trace else None
         seen = set(self._role_of.values())
         self.losses += [
             f"nothing was recorded of {TOPIC_PATTERNS[role].split('/', 1)[1].rstrip('$')}"

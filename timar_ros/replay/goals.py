@@ -198,7 +198,7 @@ def _against(path: str, rivals: Sequence[str], better: Callable[[float, float], 
 
 def _distances() -> list[Goal]:
     found = []
-    for prefix, how in (("pooled.", "all frames"), ("", "by dialogue")):
+    for prefix, how in _FRAMES:
         for metric, name in (("fd", "FD"), ("paired_fd", "paired FD"), ("rpcc", "rPCC")):
             rivals = (STILL, ENERGY_JAW) if metric == "fd" else (NOISE,)
             words = "below " + ", ".join(rivals)
@@ -208,10 +208,22 @@ def _distances() -> list[Goal]:
     return found
 
 
+def _swapped_distances() -> list[Goal]:
+    return [
+        Goal(
+            GENERATED, f"paired FD {group} with swapped partners, over its own, {how}", "> 1",
+            f"{prefix}paired_fd.{group}", lambda value, standing: value > 1.0, "swapped", "drawn",
+        )
+        for prefix, how in _FRAMES
+        for group in ("pose", "jaw")
+    ]  # fmt: skip
+
+
 def _like_the_two_people(path: str, label: str, low: float, high: float) -> Goal:
     return Goal(REAL, label, f"{low:g} to {high:g}", path, _between(low, high))
 
 
+_FRAMES = (("pooled.", "all frames"), ("", "by dialogue"))
 _F1, _NODS, _BLINKS = "pooled.cues.f1", "nods_per_minute.partner", "blinks.per_minute"
 _JAW, _SHAPES, _LIPS, _LATE = "pooled.lips.same_instant", "pooled.lips.shapes", "lips.correlation", "lips.offset_ms"
 _LISTENING = "mouth_while_listening"
@@ -221,10 +233,7 @@ GOALS: tuple[Goal, ...] = (
     Goal(GENERATED, "listener responses on cues, F1", "≥ 0.5", _F1, _least(0.5)),
     Goal(GENERATED, "… against noise", "above noise", _F1, _against(_F1, [NOISE], gt)),
     Goal(GENERATED, "… over that with swapped partners", "≥ 2", _F1, _least(2.0), "drawn", "swapped"),
-    Goal(
-        GENERATED, "paired FD pose with swapped partners, over its own", "> 1", "pooled.paired_fd.pose",
-        lambda value, standing: value > 1.0, "swapped", "drawn",
-    ),
+    *_swapped_distances(),
     Goal(GENERATED, "nods a minute while the partner speaks", "4 to 15", _NODS, _between(4, 15)),
     Goal(GENERATED, "blinks a minute", "10 to 35", _BLINKS, _between(10, 35)),
     Goal(GENERATED, "mean: jawOpen with the truth, correlation", "≥ 0.85", _JAW, _least(0.85), "mean"),

@@ -14,6 +14,9 @@ from timar_ros.motion.channels import rpy_from_quaternion
 from timar_ros.rates import FRAME_NS, SAMPLE_RATE
 from timar_ros.stream.trace import TracedHop
 
+_LATE_NS = 60_000_000
+"""A hop that was planned so long before it came was kept, or came late, of which one more or less does not matter."""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -118,6 +121,7 @@ class Recording:
     parameters: dict[str, dict[str, object]] = field(default_factory=dict)  # by node
     conversations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # time, facts (stream/trace.py)
     hops: list[TracedHop] = field(default_factory=list)  # in the order in which they were published
+    hops_from_ns: int | None = None  # when the first of them came to the recorder
     partner_head_pose: Signal | None = None
     partner_blendshapes: Signal | None = None  # of the names that the tracker tells
     topics: dict[str, tuple[str, int]] = field(default_factory=dict)  # type, messages
@@ -136,6 +140,14 @@ class Recording:
         ends = [int(s.stamps_ns[-1]) + FRAME_NS for s in (self.blendshapes, self.head_pose) if s]
         ends = ends or [voice.end_ns for voice in self.voices.values()]
         return max(ends, default=self.finish_ns)
+
+    def frames_before(self) -> int:
+        """Frames of the conversation that had gone by when its recording began; 0 where no trace tells.
+
+        The trace begins with hops that the head node kept for whoever comes late.
+        """
+        live = (t.hop.frames[0].index for t in self.hops if t.planned_ns > self.hops_from_ns - _LATE_NS)
+        return next(live, 0)
 
     def head_rpy(self) -> np.ndarray | None:
         """float64 [n, 3] roll, pitch, yaw (rad) of the head pose messages."""

@@ -28,15 +28,20 @@ def summarise(recording: Recording) -> dict[str, Any]:
     """All figures of a conversation, by the names of summary.json; None where not measured.
 
     Latency and reaction are the simulated head's own measurements; counts are over the
-    conversation, from the first hop.
+    conversation, from the first hop, or from where its recording began.
     """
     node = _Diagnostics(recording, HEAD)
     robot = _Diagnostics(recording, SIMULATED_HEAD)
     commands, hop_ns = recording.trajectories, _hop_ns(recording.trajectories)
-    frames = _most(node.count("frames"), _frames_spanned(recording.blendshapes))
-    hops = _most(node.count("hops"), _steps_spanned(commands, hop_ns))
-    # The last diagnostics are up to a second old; the recorded messages are complete.
-    received = _most(robot.count("commands"), _length(recording.command_latency))
+    before = recording.frames_before()
+    hops_before = before // round((hop_ns or FRAME_NS) / FRAME_NS)
+    frames = _most(_less(node.count("frames"), before), _frames_spanned(recording.blendshapes))
+    hops = _most(_less(node.count("hops"), hops_before), _steps_spanned(commands, hop_ns))
+    # The last diagnostics are up to a second old; the recorded messages are complete. But those know of no beginning.
+    received = _most(
+        None if before else robot.count("commands"),
+        _length_from(recording.command_latency, recording.hops_from_ns if before else 0),
+    )
     faces = _length(recording.blendshapes)
     misses = node.count("deadline_misses")
     early = _percent_before_their_sound(commands)
@@ -209,6 +214,14 @@ def _length(signal: Signal | None) -> int | None:
     return None if signal is None else len(signal)
 
 
+def _length_from(signal: Signal | None, begin_ns: int) -> int | None:
+    return None if signal is None else int((signal.times_ns >= begin_ns).sum())
+
+
+def _less(count: int | None, before: int) -> int | None:
+    return None if count is None else count - before
+
+
 def _most(*counts: int | None) -> int | None:
     """The largest of counts of the same thing, some of which may have been taken too early."""
     known = [count for count in counts if count is not None]
@@ -218,7 +231,7 @@ def _most(*counts: int | None) -> int | None:
 def _percent(part: int | None, whole: int | None) -> float | None:
     if part is None or not whole:
         return None
-    return round(100.0 * part / whole, 2)
+    return min(100.0, round(100.0 * part / whole, 2))  # what came at the very beginning may be counted once only
 
 
 @dataclass(frozen=True)

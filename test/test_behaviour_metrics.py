@@ -163,6 +163,18 @@ def test_only_shapes_that_move_count_for_the_mouths_correlation():
     assert shapes_correlation(drawn, head()) is None
 
 
+@pytest.mark.parametrize("late", [-3, 0, 2])
+def test_shapes_of_a_late_mouth_are_held_against_the_truth_where_its_opening_fits(late):
+    true_jaw, true_lips = np.random.default_rng(4).random((2, len(TIME)))
+    shapes = {"jawOpen": true_jaw, "mouthFunnel": true_lips}
+    truth, drawn = head(**shapes), head(**{name: np.roll(shape, late) for name, shape in shapes.items()})
+    figures = lips(drawn, None, truth)
+    assert figures["offset_ms"] == 40 * late
+    assert figures["shapes_at_offset"] == pytest.approx(1.0)
+    assert (figures["shapes"] == pytest.approx(1.0)) == (late == 0)
+    assert lips(head(), None, truth)["shapes_at_offset"] is None
+
+
 def test_floor_is_set_back_to_where_it_changed():
     boundaries = [
         TurnBoundary(10, "floor", Floor.SELF),

@@ -11,7 +11,7 @@ import soundfile
 from timar_ros.cli import main
 from timar_ros.errors import TimarError
 from timar_ros.learn.generate import generate
-from timar_ros.replay.clips import ClipSource
+from timar_ros.replay.clips import ClipSource, one_party_of
 from timar_ros.replay.comparison import Comparison, nested
 from timar_ros.replay.goals import GENERATED, GOALS, REAL, goals_table, kinds_of, plan, verdicts
 from timar_ros.replay.motion_track import MotionTrack
@@ -64,11 +64,13 @@ def test_generated_and_real_conversations_are_told_apart(tmp_path):
     np.savez(tmp_path / "real.npz", motion=np.zeros((50, 55)))
     sources = [ClipSource(str(k), Path("a.wav"), Path("b.wav"), made) for k in range(6)]
     real = ClipSource("real", Path("a.wav"), Path("b.wav"), tmp_path / "real.npz")
-    kinds = kinds_of([*sources, real], one_party=True)
+    kinds = kinds_of([*sources, real])
+    assert kinds == {GENERATED: sources, REAL: [real]}
+    kinds = kinds_of(one_party_of([*sources, real]))
     assert [source.name for source in kinds[GENERATED]] == ["0", "3", "4"]  # of three dialogues one party, by turns
     assert kinds[REAL] == [real]
     with pytest.raises(TimarError, match="the goals need the true motion"):
-        kinds_of([ClipSource("x", Path("a.wav"), Path("b.wav"))], one_party=False)
+        kinds_of([ClipSource("x", Path("a.wav"), Path("b.wav"))])
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite makes the dialogues")

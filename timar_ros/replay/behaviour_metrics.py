@@ -296,17 +296,27 @@ def lips(track: MotionTrack, own_voice: np.ndarray | None, truth: MotionTrack | 
         result[f"{prefix}offset_ms"] = None if lag is None else 40 * lag
         result[f"{prefix}same_instant"] = at_once
     if truth is not None:
+        late_ms = result["offset_ms"]
         result["shapes"] = shapes_correlation(track, truth)
+        result["shapes_at_offset"] = None if late_ms is None else shapes_correlation(track, truth, late_ms // 40)
     return result
 
 
-def shapes_correlation(track: MotionTrack, truth: MotionTrack) -> float | None:
-    """Correlation with the truth, averaged over the shapes of the mouth that move in it (sd > 0.03)."""
-    frames, values = min(len(track), len(truth)), []
+def shapes_correlation(track: MotionTrack, truth: MotionTrack, late_frames: int = 0) -> float | None:
+    """Correlation with the truth, averaged over the shapes of the mouth that move in it (sd > 0.03).
+
+    Args:
+        late_frames: by how many frames the track is taken to be later than the truth.
+    """
+    first, true_first = max(0, late_frames), max(0, -late_frames)
+    frames, values = min(len(track) - first, len(truth) - true_first), []
     for name in MOUTH_SHAPES:
         drawn, real = track.channel(name), truth.channel(name)
-        if drawn is not None and real is not None and real[:frames].std() > MOVED_SHAPE:
-            values.append(correlation(drawn[:frames], real[:frames]) or 0.0)
+        if drawn is None or real is None:
+            continue
+        drawn, real = drawn[first : first + frames], real[true_first : true_first + frames]
+        if real.std() > MOVED_SHAPE:
+            values.append(correlation(drawn, real) or 0.0)
     return float(np.mean(values)) if values else None
 
 

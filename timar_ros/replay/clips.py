@@ -201,6 +201,13 @@ def _made(truth: Path) -> Made | None:
     return Made(seed, number, asked_s, engines, party, np.asarray(cues, np.float64))
 
 
+def one_party_of(sources: Sequence[ClipSource]) -> list[ClipSource]:
+    """Of each generated dialogue one party, the first and the second by turns, and all other conversations."""
+    generated = [source for source in sources if source.is_generated]
+    left_out = [source for k, source in enumerate(generated) if k % 4 in (1, 2)]  # both parties follow each other
+    return [source for source in sources if source not in left_out]
+
+
 def find_clips(path: str | Path, topics: Mapping[str, str] | None = None) -> list[ClipSource]:
     """All conversations at a path, in the order of their names.
 

@@ -26,7 +26,7 @@ from timar_ros.errors import TimarError
 from timar_ros.model.precision import PRECISIONS
 from timar_ros.replay.bag import TOPIC_PATTERNS
 from timar_ros.replay.behaviour_metrics import behaviour_metrics
-from timar_ros.replay.clips import ClipSource, find_clips
+from timar_ros.replay.clips import ClipSource, find_clips, one_party_of
 from timar_ros.replay.comparison import Comparison, as_json, compare, notes_of, number, table
 from timar_ros.replay.goals import GENERATED, REAL, SEEDS, goals_table, kinds_of, plan, verdicts
 from timar_ros.replay.motion_track import GROUPS, load_motion
@@ -95,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     if args.predicted is not None:
         return _score_finished(args)
     sources = _sources(args)
+    if args.one_party:
+        sources = one_party_of(sources)
     _check(args)
     if args.goals:
         return _judge(args, sources)
@@ -148,7 +150,7 @@ def _judge(args: argparse.Namespace, sources: Sequence[ClipSource]) -> int:
     settings = replace(_settings(args), robot=None)
     comparisons: dict[str, Comparison] = {}
     interrupted = False
-    for where, found in kinds_of(sources, args.one_party).items():
+    for where, found in kinds_of(sources).items():
         if not interrupted:
             comparisons[where], interrupted = _compare(found, plan(where, policies, seeds, args.draws), settings, args)
     for note in dict.fromkeys(note for each in comparisons.values() for note in notes_of(each.trials)):

@@ -106,18 +106,12 @@ def plan(where: str, policies: Sequence[str], seeds: Sequence[int], draws: int |
     return found + variants_of(hear_ahead, seeds, (), [LOOKAHEAD_FRAMES], draws)
 
 
-def kinds_of(sources: Sequence[ClipSource], one_party: bool) -> dict[str, list[ClipSource]]:
-    """Generated dialogues and real conversations apart.
-
-    Args:
-        one_party: of each generated dialogue only one party, the first and the second by turns.
-    """
+def kinds_of(sources: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
+    """Generated dialogues and real conversations apart."""
     generated = [source for source in sources if source.is_generated]
     real = [source for source in sources if source.truth is not None and source not in generated]
     if len(generated) + len(real) < len(sources):
         raise TimarError("the goals need the true motion of every conversation; give --truth, or DualTalk's layout")
-    if one_party:  # the two parties of a dialogue follow each other
-        generated = [source for k, source in enumerate(generated) if k % 4 in (0, 3)]
     return {where: found for where, found in ((GENERATED, generated), (REAL, real)) if found}
 
 
@@ -226,6 +220,7 @@ def _like_the_two_people(path: str, label: str, low: float, high: float) -> Goal
 _FRAMES = (("pooled.", "all frames"), ("", "by dialogue"))
 _F1, _NODS, _BLINKS = "pooled.cues.f1", "nods_per_minute.partner", "blinks.per_minute"
 _JAW, _SHAPES, _LIPS, _LATE = "pooled.lips.same_instant", "pooled.lips.shapes", "lips.correlation", "lips.offset_ms"
+_SHAPES_LATE = "lips.shapes_at_offset"
 _LISTENING = "mouth_while_listening"
 _AHEAD = f"own voice {40 * LOOKAHEAD_FRAMES} ms ahead"
 GOALS: tuple[Goal, ...] = (
@@ -238,6 +233,9 @@ GOALS: tuple[Goal, ...] = (
     Goal(GENERATED, "blinks a minute", "10 to 35", _BLINKS, _between(10, 35)),
     Goal(GENERATED, "mean: jawOpen with the truth, correlation", "≥ 0.85", _JAW, _least(0.85), "mean"),
     Goal(GENERATED, "mean: shapes of the mouth, correlation", "≥ 0.6", _SHAPES, _least(0.6), "mean"),
+    Goal(GENERATED, "mean at the best offset: jawOpen with the truth", "≥ 0.85", _LIPS, _least(0.85), "mean"),
+    Goal(GENERATED, "mean at that offset: shapes of the mouth", "≥ 0.6", _SHAPES_LATE, _least(0.6), "mean"),
+    Goal(GENERATED, "… late by, ms", "", _LATE, None, "mean"),
     Goal(GENERATED, f"mean, {_AHEAD}: jawOpen with the truth", "≥ 0.85", _JAW, _least(0.85), "mean_ahead"),
     Goal(GENERATED, f"mean, {_AHEAD}: shapes of the mouth", "≥ 0.6", _SHAPES, _least(0.6), "mean_ahead"),
     Goal(GENERATED, "jerk over the true people's", "≤ 2", "jerk.ratio", _most(2.0)),

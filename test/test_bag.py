@@ -79,12 +79,12 @@ def test_sqlite3_bag_gives_the_same_recording(tmp_path, recording):
 
 
 def test_missing_topics_are_told_and_the_rest_is_read(tmp_path):
-    without = ("/partner/audio", "/head/floor", "/diagnostics")
+    without = ("/partner/audio", "/head/floor", "/diagnostics", "/head/head_pose")
     recording = read_recording(write_bag(tmp_path / "bag", INVENTED, without=without))
     assert "partner" not in recording.voices and "self" in recording.voices
     assert recording.floor == [] and recording.diagnostics == {}
     told = " ".join(recording.losses)
-    for topic in ("partner/audio", "floor", "diagnostics"):
+    for topic in ("partner/audio", "floor", "diagnostics", "head_pose"):
         assert f"nothing was recorded of {topic}" in told
 
 

@@ -314,7 +314,7 @@ class _Reading:
         made.hops_from_ns = trace[0][0] if trace else None
         seen = set(self._role_of.values())
         self.losses += [
-            f"nothing was recorded of {TOPIC_PATTERNS[role].split('/', 1)[1].rstrip('$')}"
+            f"nothing was recorded of {re.sub(r'[(].*[)]', '', TOPIC_PATTERNS[role]).strip('/$')}"
             for role in _EXPECTED
             if role not in seen
         ]

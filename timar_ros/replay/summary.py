@@ -37,11 +37,9 @@ def summarise(recording: Recording) -> dict[str, Any]:
     hops_before = before // round((hop_ns or FRAME_NS) / FRAME_NS)
     frames = _most(_less(node.count("frames"), before), _frames_spanned(recording.blendshapes))
     hops = _most(_less(node.count("hops"), hops_before), _steps_spanned(commands, hop_ns))
-    # The last diagnostics are up to a second old; the recorded messages are complete. But those know of no beginning.
-    received = _most(
-        None if before else robot.count("commands"),
-        _length_from(recording.command_latency, recording.hops_from_ns if before else 0),
-    )
+    # The last diagnostics are up to a second old; the recorded messages are complete, but may begin late.
+    received = _most(None if before else robot.count("commands"), _length(recording.command_latency))
+    sent = _less(hops, _length_before(commands, recording.command_latency) if before else 0)
     faces = _length(recording.blendshapes)
     misses = node.count("deadline_misses")
     early = _percent_before_their_sound(commands)
@@ -60,7 +58,7 @@ def summarise(recording: Recording) -> dict[str, Any]:
         "hops": hops,
         "hop_frames": None if hop_ns is None else round(hop_ns / FRAME_NS),
         "commands": received,
-        "commands_percent": _percent(received, hops),
+        "commands_percent": _percent(received, sent),
         "refusals": _most(robot.count("refusals"), len(recording.refusals) or None),
         "blendshape_messages": faces,
         "blendshape_percent": _percent(faces, frames),
@@ -214,8 +212,9 @@ def _length(signal: Signal | None) -> int | None:
     return None if signal is None else len(signal)
 
 
-def _length_from(signal: Signal | None, begin_ns: int) -> int | None:
-    return None if signal is None else int((signal.times_ns >= begin_ns).sum())
+def _length_before(signal: Signal | None, other: Signal | None) -> int:
+    """How many messages were recorded before the first of another topic, which a recorder may find later."""
+    return 0 if signal is None or not other else int((signal.times_ns < other.times_ns[0]).sum())
 
 
 def _less(count: int | None, before: int) -> int | None:

@@ -93,8 +93,7 @@ class EchoCanceller:
         self._lag: int | None = None  # that the shift was made for
         self._own = np.zeros(round((LONGEST_DELAY_S + 0.4) * SAMPLE_RATE) + self.AGAIN * BLOCK, np.float32)
         self._heard = np.zeros(self.AGAIN * BLOCK, np.float32)
-        # <echo, microphone>, <echo, echo>, <rest, rest>, <microphone, microphone>, forgetting
-        self._along = self._of = self._left = self._whole = 0.0
+        self._along = self._of = self._left = 0.0  # <echo, microphone>, <echo, echo>, <rest, rest>, forgetting
         self._echo_energy = self._own_energy = 0.0  # of what the filter was right about, forgetting
         self._own_powers: deque[float] = deque([0.0], maxlen=round(LONGEST_DELAY_S / FRAME_S))
         self._trusted = self._proven = False
@@ -171,7 +170,7 @@ class EchoCanceller:
 
     def _listen_again(self) -> None:
         """Learn and judge from what was heard last, now that it is lined up."""
-        self._along = self._of = self._left = self._whole = 0.0
+        self._along = self._of = self._left = 0.0
         self._long_along = self._long_of = 0.0
         self._judged = 0
         for microphone, reference in self._again():
@@ -200,14 +199,14 @@ class EchoCanceller:
         if self._is_rest_of_echo() or ((gone or not self._trusted) and self._may_be_echo(microphone)):
             self.held_back = True
             return self._background.noise(len(rest))
-        return rest if self._left <= self._whole else microphone  # what makes it louder is no echo
+        # The rest is louder than what came if twice the part along the estimate is less than that: then it is no echo.
+        return rest if 2.0 * self._along >= self._of else microphone
 
     def _judge(self, microphone: np.ndarray, reference: np.ndarray, echo: np.ndarray, rest: np.ndarray) -> None:
         power = float(np.square(echo).mean())
         self._along = self.MEMORY * self._along + float(echo @ microphone)
         self._of = self.MEMORY * self._of + float(echo @ echo)
         self._left = self.MEMORY * self._left + float(rest @ rest)
-        self._whole = self.MEMORY * self._whole + float(microphone @ microphone)
         if power > self.AUDIBLE * self._background.power:
             self._long_along = self.LONG_MEMORY * self._long_along + float(echo @ microphone)
             self._long_of = self.LONG_MEMORY * self._long_of + float(echo @ echo)

@@ -3,26 +3,13 @@
 **Timeline.** Sample n of the timeline (16 kHz) was captured at `anchor + n * 62.5 µs` in ROS time;
 the anchor is the stamp of the first packet of either voice. A frame is 640 samples of both voices.
 
-**Placing a packet.** Within one stream, packets are contiguous samples unless the evidence says
-otherwise. A stamped packet is believed to leave a gap (or to lie in one, or to be a double) when
-its stamp differs from the contiguous place by more than 0.6 of the shortest packet seen lately (1
-to 30 ms). An unstamped one counts as captured one duration before it arrived, which is known only
-to ±60 ms: it is contiguous within 100 ms, and what was lost shows in the mean of many. Smaller
-differences are jitter and clock drift: their mean is followed slowly, by leaving out or repeating
-single samples where the sound is quietest. Stamps that a device counts by its own clock show no
-drift; there the shortest delay in delivery shows it.
-
 **Waiting.** A frame is given out as soon as both voices cover it. A voice that is missing is waited
 for until `max_wait_ms` after the time when its packet would have come; then silence stands in, and
 what comes after that is late. A voice that was missing for three frames is not waited for until it
 is back.
 
-**Resampling** to 16 kHz happens here, so a gap is filled with silence before the filter and no
-sample moves.
-
-Stamps that leap, or lie more than a second off the time of arrival, are not believed: that stream
-is anchored anew by its time of arrival. When the clock itself leaps, the timeline leaps with it;
-frame numbers never do.
+When the clock itself leaps, the timeline leaps with it; frame numbers never do. Where a packet of one
+voice belongs is told in voice_timeline.py.
 """
 
 from __future__ import annotations

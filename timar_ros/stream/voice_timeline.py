@@ -1,6 +1,19 @@
 """One party's packets -> its samples on the timeline at 16 kHz: where each belongs, and silence where none came.
 
-What is believed of stamps and arrivals is told in stream/frames.py.
+**Placing a packet.** Within one stream, packets are contiguous samples unless the evidence says
+otherwise. A stamped packet is believed to leave a gap (or to lie in one, or to be a double) when
+its stamp differs from the contiguous place by more than 0.6 of the shortest packet seen lately (1
+to 30 ms). An unstamped one counts as captured one duration before it arrived, which is known only
+to ±60 ms: it is contiguous within 100 ms, and what was lost shows in the mean of many. Smaller
+differences are jitter and clock drift: their mean is followed slowly, by leaving out or repeating
+single samples where the sound is quietest. Stamps that a device counts by its own clock show no
+drift; there the shortest delay in delivery shows it.
+
+**Resampling** to 16 kHz happens here, so a gap is filled with silence before the filter and no
+sample moves.
+
+Stamps that leap, or lie more than a second off the time of arrival, are not believed: that stream
+is anchored anew by its time of arrival.
 """
 
 from __future__ import annotations

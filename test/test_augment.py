@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timar_ros.learn.augment import _rooms, _sounds, degrade
+from timar_ros.learn.augment import _leak, _rooms, _sounds, degrade
 from timar_ros.model.features import CONTEXT_SAMPLES
 
 FRAMES = 50
@@ -40,6 +40,18 @@ def test_the_same_seed_degrades_alike_in_any_process_at_any_time():
     _rooms.cache_clear()
     _sounds.cache_clear()
     assert np.array_equal(first, degrade(np.random.default_rng(4), voices(), FRAMES)[0])
+
+
+def test_a_voice_that_runs_ahead_leaks_when_it_is_heard_and_hears_nobody():
+    lead = 3 * 640
+    click = np.zeros((2, CONTEXT_SAMPLES + FRAMES * 640), np.float32)
+    click[0, 9000] = 1.0
+    delays = set()
+    for seed in range(40):
+        leaked = _leak(np.random.default_rng(seed), click, lead)
+        assert np.array_equal(leaked[0], click[0])
+        delays |= set((np.flatnonzero(leaked[1]) - 9000).tolist())
+    assert delays and min(delays) > lead and max(delays) < lead + 320
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Training: windows, masks, the loss, resuming; on conversations small enough to learn by heart."""
 
 import argparse
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,8 @@ from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, load_conversations
 from timar_ros.learn.generate import generate
 from timar_ros.learn.motion_units import find_ways_back, set_motion_units
+from timar_ros.learn.objective import Objective
+from timar_ros.learn.uninterrupted import uninterrupted
 from timar_ros.learn.wandering import WHOLE, settle, wander_through
 from timar_ros.learn.window_attention import WindowAttention, by_tokens, may_attend
 from timar_ros.learn.windows import Windows, draw_open_turns, draw_window
@@ -204,6 +207,46 @@ def test_the_own_voice_runs_ahead_and_the_network_is_told_by_how_much(data):
         assert np.array_equal(windows[0].voices[1], windows[1].voices[1])
         assert np.array_equal(windows[0].motion, windows[1].motion)
     assert seen == {0, 1, 2, 3, 4}
+
+
+def test_voices_are_heard_from_before_the_window_on(data):
+    conversations = load_conversations(data, jobs=1)
+    alone, longer = (
+        draw_window(np.random.default_rng(3), conversations, 50, 2, 25, clean=True, heard_before=before)
+        for before in (0, 32)
+    )
+    assert longer.voices.shape[1] == alone.voices.shape[1] + 32 * 640
+    assert np.array_equal(longer.voices[:, 32 * 640 :], alone.voices)
+    assert np.array_equal(longer.motion, alone.motion) and longer.heard.shape == alone.heard.shape
+    degraded = draw_window(np.random.default_rng(3), conversations, 50, 2, 25, heard_before=32)
+    assert degraded.heard.shape == (2, 50)
+
+
+def test_what_is_not_finite_spoils_no_weights(data, tmp_path, monkeypatch):
+    args = arguments(data, tmp_path / "run", steps=4, until=2)
+    train.run(args)
+    before = load_policy(tmp_path / "run" / "policy").network.state_dict()
+    monkeypatch.setattr(Objective, "forward", lambda self, windows: _not_finite(self))
+    args.until = None
+    with pytest.raises(TimarError, match="not finite"):
+        train.run(args)
+    assert_same(before, load_policy(tmp_path / "run" / "policy").network.state_dict())
+
+
+def _not_finite(objective: Objective) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    loss = sum(p.sum() for p in objective.network.parameters() if p.requires_grad) * float("nan")
+    return loss, {}
+
+
+def test_a_step_that_is_interrupted_is_completed():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("first")
+        done.append("next")
+    assert done == ["first"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_run_wanders_again_and_again_and_resumed_gives_the_same(data, tmp_path):

@@ -24,8 +24,12 @@ _QUIET = 1e-4  # rms below which a voice is no measure for noise
 _PACKET_S = (0.01, 0.02, 0.04)
 
 
-def degrade(rng: np.random.Generator, voices: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+def degrade(rng: np.random.Generator, voices: np.ndarray, frames: int, lead: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Degrade both voices [2, CONTEXT_SAMPLES + 640 frames] at random.
+
+    Args:
+        lead: by how many samples the first voice runs ahead of when it is heard: that of a synthesiser, not of a
+            microphone.
 
     Returns:
         the voices as received, float32, and [2, frames] bool, False where a voice is missing altogether. A lost packet
@@ -33,7 +37,7 @@ def degrade(rng: np.random.Generator, voices: np.ndarray, frames: int) -> tuple[
     """
     voices = np.stack([_through(rng, voice) for voice in voices.astype(np.float32)])
     voices *= _gain(rng.uniform(-18.0, 6.0, (2, 1)))
-    voices = _leak(rng, voices)
+    voices = _leak(rng, voices, lead)
     # The louder of the two: a room is not quieter because nobody speaks in it.
     speech = max(float(np.sqrt(np.square(voices).mean(axis=1)).max()), _QUIET)
     voices = np.stack([voice + _background(rng, len(voice), speech) for voice in voices])
@@ -112,12 +116,15 @@ def _rooms() -> list[np.ndarray]:
     return rooms
 
 
-def _leak(rng: np.random.Generator, voices: np.ndarray) -> np.ndarray:
-    """Each voice in the other's channel at -30 to -8 dB, up to 20 ms late, in half of the cases."""
+def _leak(rng: np.random.Generator, voices: np.ndarray, lead: int) -> np.ndarray:
+    """Each voice in the other's channel at -30 to -8 dB, up to 20 ms late, in half of the cases.
+
+    A voice that runs ahead comes out of a loudspeaker: it leaks when it is heard, and hears nobody itself.
+    """
     leaked = voices.copy()
-    for party in range(2):
+    for party in (1,) if lead else (0, 1):
         if rng.random() < 0.5:
-            delay = int(rng.integers(1, 320))
+            delay = lead + int(rng.integers(1, 320))
             leaked[party, delay:] += _gain(rng.uniform(-30.0, -8.0)) * voices[1 - party, :-delay]
     return leaked
 

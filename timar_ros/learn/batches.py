@@ -23,12 +23,20 @@ MOST_PROCESSES = 32
 class Batches(Dataset):
     """The batch of each step, which depends on seed, step and rank alone: a run that is resumed gets the same."""
 
-    def __init__(self, conversations: list[Conversation], recipe: Recipe, config: NetworkConfig, rank: int = 0) -> None:
+    def __init__(
+        self,
+        conversations: list[Conversation],
+        recipe: Recipe,
+        config: NetworkConfig,
+        rank: int = 0,
+        heard_before: int = 0,
+    ) -> None:
         require_longer(conversations, max(recipe.window_frames, recipe.short_window_frames))
         self._conversations = conversations
         self._recipe = recipe
         self._config = config
         self._rank = rank
+        self._heard_before = heard_before
 
     def __getitem__(self, step: int) -> Windows:
         recipe, config = self._recipe, self._config
@@ -43,6 +51,7 @@ class Batches(Dataset):
                 config.max_turn_frames,
                 most_lookahead=config.max_lookahead_frames,
                 wandering=recipe.wandering,
+                heard_before=self._heard_before,
             )
             for _ in range(recipe.batch if short else max(1, recipe.batch // 2))
         ]

@@ -22,7 +22,7 @@ from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.motion.flame import ExpressionMap, from_flame
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.behaviour_metrics import FLOORS, floor_by_frame, listening, nod_onsets
-from timar_ros.replay.motion_track import FLAME, MotionTrack, load_motion
+from timar_ros.replay.motion_track import FLAME, UNREADABLE, MotionTrack, load_motion
 from timar_ros.stream.sampling import region
 from timar_ros.stream.turns import TurnSegmenter
 
@@ -143,13 +143,19 @@ def _nods(track: MotionTrack, floor: np.ndarray, speaks: str) -> tuple[np.ndarra
 
 def _turns(kept: Path, voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First frames of the turns, and who has the floor at each frame, of two voices [2, n] int16."""
-    if not kept.exists():
+    try:
+        with np.load(kept) as arrays:
+            starts, codes = arrays["starts"], arrays["floor"]
+    except UNREADABLE:  # not there yet, or broken off while it was written
         segmenter, boundaries = TurnSegmenter(), []
         frames = (voices / np.float32(32768)).reshape(2, -1, FRAME_SAMPLES).transpose(1, 0, 2)
         for own, partner in frames:
             boundaries += segmenter.step(own, partner).boundaries
         floor = floor_by_frame(boundaries, len(frames))
+        starts = np.unique([0, *(boundary.frame for boundary in boundaries)])
         codes = np.array([FLOORS.index(each) for each in floor], np.int8)
-        np.savez(kept, starts=np.unique([0, *(boundary.frame for boundary in boundaries)]), floor=codes)
-    with np.load(kept) as arrays:
-        return arrays["starts"], np.array(FLOORS)[arrays["floor"]]
+        part = kept.with_suffix(".part")
+        with part.open("wb") as file:
+            np.savez(file, starts=starts, floor=codes)
+        part.replace(kept)
+    return starts, np.array(FLOORS)[codes]

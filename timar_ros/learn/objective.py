@@ -75,7 +75,7 @@ def make_batch(windows: Windows, network: TimarNetwork, recipe: Recipe, random: 
 
     with torch.no_grad():
         speech, _ = network.speech_encoder(log_mel(windows.voices).flatten(0, 1))
-    speech = speech.unflatten(0, (batch, 2))
+    speech = speech[:, -frames:].unflatten(0, (batch, 2))
     motion = network.normalise(windows.motion)
     strayed = network.normalise(windows.given) - motion[:, 0]
     drop = random.uniform(batch, 1) < recipe.history_dropped

@@ -22,6 +22,7 @@ from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
 from timar_ros.learn.dataset import MOUTH, Conversation, known_channels
 from timar_ros.learn.recipe import Recipe
+from timar_ros.learn.uninterrupted import clip_gradients, uninterrupted
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import log_mel
 from timar_ros.model.speech_encoder import SpeechEncoder
@@ -104,12 +105,13 @@ def teach(
         for windows in batches(dataset, step, last_step, device):
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(step / taught.steps)
-            loss = reading(windows.voices.flatten(0, 1), windows.motion.flatten(0, 1))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(reading.parameters(), 1.0)
-            optimizer.step()
-            step += 1
+            with uninterrupted():
+                loss = reading(windows.voices.flatten(0, 1), windows.motion.flatten(0, 1))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                clip_gradients(reading.parameters(), step)
+                optimizer.step()
+                step += 1
             progress.update()
             progress.set_postfix(loss=f"{loss.item():.3f}")
             if time.monotonic() - saved > SAVE_EVERY_S:

@@ -16,6 +16,7 @@ from timar_ros.errors import TimarError
 from timar_ros.learn.sentences import BACKCHANNEL
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import FRAME_RATE, FRAME_SAMPLES
+from timar_ros.replay.motion_track import UNREADABLE
 
 _QUANTILES = (5, 25, 50, 75, 95)
 _JAW = CHANNELS.index("jawOpen")
@@ -91,7 +92,7 @@ def _read_track(stem: Path) -> Track:
                 energy=np.log10((frames**2).mean(axis=1) + 1e-7),
                 liveliness=json.loads(str(data["party"]))["traits"]["liveliness"],
             )
-    except (OSError, KeyError, ValueError, soundfile.LibsndfileError) as error:
+    except (*UNREADABLE, soundfile.LibsndfileError) as error:
         raise TimarError(
             f"'{stem}' is not a whole party of a generated dialogue ({error}); expected its .npz "
             "and .wav as `timar generate` writes them; delete its files and generate again"

@@ -15,7 +15,6 @@ import csv
 import ctypes
 import math
 import os
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -34,12 +33,14 @@ from timar_ros.learn.motion_units import set_motion_units
 from timar_ros.learn.objective import Objective
 from timar_ros.learn.recipe import Recipe
 from timar_ros.learn.speech_teaching import teach
+from timar_ros.learn.uninterrupted import clip_gradients, uninterrupted
 from timar_ros.learn.wandering import settle, wander_through
 from timar_ros.learn.watching import write_sample_video
 from timar_ros.learn.windows import Windows, draw_window
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
+from timar_ros.model.speech_encoder import HEARD_BEFORE_FRAMES
 from timar_ros.motion.channels import CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 from timar_ros.stream.sampling import Sampling
@@ -152,8 +153,9 @@ class Run:
         """Go on from the folder's checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, weights_only=True)
-        if state["config"] != self.network.config.to_dict() or state["recipe"] != asdict(self.recipe):
+        state = torch.load(self.checkpoint, map_location=self.workers.device, weights_only=True)
+        settings = self.network.config.to_dict(), asdict(self.recipe), self.started
+        if (state["config"], state["recipe"], state["started"]) != settings:
             raise TimarError(f"{self.checkpoint} was made with other settings; give the same ones or another --out")
         for name in ("objective", "averaged", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
@@ -168,6 +170,7 @@ class Run:
             "step": self.step,
             "config": self.network.config.to_dict(),
             "recipe": asdict(self.recipe),
+            "started": self.started,
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
@@ -181,7 +184,14 @@ class Run:
             rng = np.random.default_rng(LOOK_SEED)
             recipe, longest = self.recipe, network.config.max_turn_frames
             windows = [
-                draw_window(rng, held_out, recipe.short_window_frames, recipe.short_open_groups, longest)
+                draw_window(
+                    rng,
+                    held_out,
+                    recipe.short_window_frames,
+                    recipe.short_open_groups,
+                    longest,
+                    heard_before=HEARD_BEFORE_FRAMES,
+                )  # fmt: skip
                 for _ in range(LOOK_WINDOWS)
             ]
             objective = Objective(network, recipe, held_out).to(self.workers.device)
@@ -225,9 +235,12 @@ class Run:
             while self.step < last_step:
                 self.save()  # what comes before the next batch takes long
                 pause = self._next_wandering(last_step)
-                dataset = Batches(self._wandered(conversations), recipe, self.network.config, self.workers.rank)
+                dataset = Batches(
+                    self._wandered(conversations), recipe, self.network.config, self.workers.rank, HEARD_BEFORE_FRAMES
+                )
                 for windows in batches(dataset, self.step, pause, self.workers.device):
-                    losses = self._learn(objective, windows)
+                    with uninterrupted():
+                        losses = self._learn(objective, windows)
                     csv.writer(log).writerow([self.step, *(f"{value:.5f}" for value in losses.values())])
                     progress.update()
                     progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
@@ -248,7 +261,7 @@ class Run:
         loss, parts = objective(windows)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+        clip_gradients(self.objective.parameters(), self.step)
         self.optimizer.step()
         self.averaged.update_parameters(self.network)
         self.step += 1
@@ -327,8 +340,6 @@ def run(args: argparse.Namespace) -> int:
     expression = ExpressionMap.load(args.expression) if args.expression else None
     keep_memory()
     workers = Workers.join()
-    # Whoever stops a long run, a batch system say, wants what it learned.
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         if workers.rank:
             workers.wait()  # the first finds the turns and keeps them beside the data
@@ -353,7 +364,6 @@ def run(args: argparse.Namespace) -> int:
             print("the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees,".format(*np.degrees(moved)))
             print("and its movement about there multiplied by {:.2f}, {:.2f} and {:.2f}".format(*wider))
     finally:
-        signal.signal(signal.SIGTERM, before)
         workers.leave()
     if workers.rank == 0:
         print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from timar_ros.learn.dataset import Conversation
 from timar_ros.model.checkpoint import Policy
+from timar_ros.model.precision import FLOAT32
 from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
@@ -53,7 +54,7 @@ def wander(
     rng = np.random.default_rng(seed)
     streams = [(conversation, party) for conversation in conversations for party in (0, 1)]
     seeds = [int(s) for s in rng.integers(2**31, size=len(streams))]
-    batch = PolicyBatch(policy, seeds, "cpu", sampling, hop_frames=HOP_FRAMES)
+    batch = PolicyBatch(policy, seeds, "cpu", sampling, hop_frames=HOP_FRAMES, precision=FLOAT32)  # as everywhere
     drawn = [conversation.motion.copy() for conversation in conversations]
     anew = rng.integers(*run_frames, len(streams))
     for first in range(0, max(c.frames for c in conversations) - HOP_FRAMES + 1, HOP_FRAMES):

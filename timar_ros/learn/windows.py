@@ -14,6 +14,7 @@ from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import Conversation
 from timar_ros.model.features import CONTEXT_SAMPLES
 from timar_ros.rates import FRAME_SAMPLES
+from timar_ros.stream.turns import LONGEST_DECISION_FRAMES
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,6 @@ class OpenTurns:
     basis: np.ndarray
 
 
-# A floor change is known up to this many frames late; until then its frames still count to the old turn.
-LATEST_DECISION_FRAMES = 12
 # Most hops have few frames; the others have as many new ones as a turn can.
 USUAL_HOP_FRAMES, MANY_NEW = 4, 0.25
 
@@ -57,7 +56,8 @@ def draw_open_turns(
         turn = rng.integers(len(turn_starts))
         start = int(turn_starts[turn])
         longest = min(
-            ends[turn] - start + rng.integers(LATEST_DECISION_FRAMES),
+            # Until a change of the floor is sure, the frames behind it still count to the old turn.
+            ends[turn] - start + rng.integers(LONGEST_DECISION_FRAMES + 1),
             max_turn_frames,
             frames - start,
             free % max_turn_frames or max_turn_frames,
@@ -81,11 +81,12 @@ def draw_open_turns(
 
 @dataclass(frozen=True)
 class Window:
-    """A training window seen by one party: voices [2, CONTEXT_SAMPLES + 640 T] (own, partner), motion
+    """A training window seen by one party: voices [2, CONTEXT_SAMPLES + 640 (P + T)] (own, partner), motion
     [2, T, 55], turns.
 
-    The own voice runs `lookahead` frames ahead of everything else. The nods [T] are the party's own. `given` [T, 55]
-    is the motion that the party remembers: its own, or what a policy drew in its place.
+    P frames are heard before the window begins. The own voice runs `lookahead` frames ahead of everything else. The
+    nods [T] are the party's own. `given` [T, 55] is the motion that the party remembers: its own, or what a policy drew
+    in its place.
     """
 
     voices: np.ndarray
@@ -116,11 +117,13 @@ def draw_window(
     clean: bool = False,
     most_lookahead: int = 0,
     wandering: float = 0.0,
+    heard_before: int = 0,
 ) -> Window:
     """One window of a random conversation from the view of a random party, its sound degraded unless `clean`.
 
     The own voice runs ahead by 0 to `most_lookahead` frames, each as likely. With the probability `wandering` it is one
-    in which a policy wandered, if there is one, and what that drew is given.
+    in which a policy wandered, if there is one, and what that drew is given. So many frames as `heard_before` of the
+    voices come before the window, as a speech encoder that listens on and on has heard them.
     """
     wandered = [c for c in conversations if c.drawn is not None and c.frames > frames]
     lived = rng.random() < wandering and bool(wandered)
@@ -133,18 +136,18 @@ def draw_window(
     lookahead = int(rng.integers(most_lookahead + 1))
     voices = np.stack(
         [
-            _stretch(conversation.voices[party], start + ahead, frames)
+            _stretch(conversation.voices[party], start + ahead - heard_before, heard_before + frames)
             for party, ahead in zip(order, (lookahead, 0), strict=True)
         ]
     )
-    heard = np.ones((2, frames), bool)
+    heard = np.ones((2, heard_before + frames), bool)
     if not clean:
-        voices, heard = degrade(rng, voices, frames)
+        voices, heard = degrade(rng, voices, heard_before + frames, lead=lookahead * FRAME_SAMPLES)
     inside = conversation.turn_starts - start
     inside = np.unique(np.append(inside[(inside > 0) & (inside < frames)], 0))
     return Window(
         voices=voices.astype(np.float32),
-        heard=heard,
+        heard=heard[:, heard_before:],
         motion=conversation.motion[order, start : start + frames],
         turn_starts=inside,
         open_turns=draw_open_turns(rng, inside, frames, groups, max_turn_frames),
@@ -167,8 +170,8 @@ class Windows:
     """B equally long windows as tensors: T frames of history, then the S slots of their open turns.
 
     Attributes:
-        voices: [B, 2, CONTEXT_SAMPLES + 640 T] own, partner. heard: [B, 2, T] bool. motion: [B, 2, T, 55].
-        given: [B, T, 55]. nod_place, nod_ahead: [B, T]. lookahead: [B].
+        voices: [B, 2, CONTEXT_SAMPLES + 640 (P + T)] own, partner, P frames of them from before.
+        heard: [B, 2, T] bool. motion: [B, 2, T, 55]. given: [B, T, 55]. nod_place, nod_ahead: [B, T]. lookahead: [B].
         frame, turn_start, copy: [B, T + S] the frame of the window, its turn's first frame, and its copy; history is
             copy -1, so that a copy's turn is told from the closed turn it was cut from.
         masked, basis: [B, S] as in `OpenTurns`.

@@ -15,6 +15,7 @@ from timar_ros.model.features import MEL_BANDS, SPECTRA_PER_FRAME
 
 # How many frames apart a layer's three taps lie; together they hear 1.3 s.
 DILATIONS = (1, 1, 2, 4, 8)
+HEARD_BEFORE_FRAMES = 2 * sum(DILATIONS)
 OWN_SPECTRA = SPECTRA_PER_FRAME * MEL_BANDS
 
 

@@ -45,6 +45,15 @@ def test_each_nod_counts_once_however_many_cycles_it_has():
     assert np.abs(onsets - [3.0, 12.0, 25.0, 41.0]).max() < 0.4
 
 
+def test_two_steps_the_same_way_are_no_nod():
+    """A small swing between them is none, so that of large ones both lead the same way."""
+    way = ((10.0, 3.0), (10.3, -0.4), (10.6, 3.0), (13.0, -6.0))
+    down_twice = sum(degrees * np.clip((TIME - at) / 0.3, 0, 1) for at, degrees in way)
+    for pitch in (down_twice, -down_twice):
+        onsets = nod_onsets(head(headPitch=pitch)) / 25
+        assert ((onsets > 12) & (onsets < 15)).all(), "only where the head swings back, if anywhere"
+
+
 def test_small_or_slow_pitch_is_no_nod():
     assert not len(nod_onsets(head(headPitch=nods_at([3.0, 20.0], degrees=0.7))))
     assert not len(nod_onsets(head(headPitch=8 * np.sin(2 * np.pi * 0.1 * TIME))))
@@ -98,9 +107,9 @@ def test_stillness_of_three_seconds_is_frozen():
 def test_late_mouth_has_a_positive_offset():
     true = np.random.default_rng(1).normal(size=400).cumsum()
     late = np.roll(true, 3)
-    value, lag = best_offset(late[20:], true[20:])
+    value, lag = best_offset([late[20:]], [true[20:]])
     assert lag == 3 and value == pytest.approx(1.0)
-    assert best_offset(np.zeros(100), true[:100]) == (None, None)
+    assert best_offset([np.zeros(100)], [true[:100]]) == (None, None)
 
 
 def test_lips_are_held_against_the_true_mouth_and_against_the_voice():

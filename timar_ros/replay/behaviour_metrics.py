@@ -129,15 +129,19 @@ def nod_onsets(track: MotionTrack) -> np.ndarray:
     turning = np.flatnonzero(np.diff(np.sign(np.diff(swinging))) != 0) + 1
     starts, ends = turning[:-1], turning[1:]
     large = np.abs(swinging[ends] - swinging[starts]) >= NOD_SWING_DEG
-    onsets, swings, last, down = [], 0, -(10**9), 0
+    onsets, last = [], -(10**9)
+    first_down, up, told = None, False, False
     for start, end in zip(starts[large], ends[large], strict=True):
         if start - last > NOD_PAUSE_S * FRAME_RATE:
-            swings = 0
-        if swings < 2 and swinging[end] > swinging[start]:
-            down = (start + end) // 2
-        swings, last = swings + 1, end
-        if swings == 2:
-            onsets.append(down)
+            first_down, up, told = None, False, False
+        last = end
+        if swinging[end] < swinging[start]:
+            up = True
+        elif first_down is None:
+            first_down = (start + end) // 2
+        if up and first_down is not None and not told:
+            onsets.append(first_down)
+            told = True
     return np.array(onsets, np.int64)
 
 
@@ -257,13 +261,19 @@ def frame_energy(voice: np.ndarray, floor: float = ENERGY_FLOOR) -> np.ndarray:
     return np.log(np.square(frames).mean(axis=1) + floor)
 
 
-def best_offset(mouth: np.ndarray, reference: np.ndarray, reach: int = LIP_REACH) -> tuple[float | None, int | None]:
-    """The highest correlation within ±`reach` frames, and its offset in frames (positive: the mouth is late)."""
-    frames = min(len(mouth), len(reference))
+def best_offset(
+    mouths: Sequence[np.ndarray], references: Sequence[np.ndarray], reach: int = LIP_REACH
+) -> tuple[float | None, int | None]:
+    """The highest correlation within ±`reach` frames, and its offset in frames (positive: the mouth is late).
+
+    Of several conversations, joined after all were moved alike.
+    """
+    pairs = [(mouth, there, min(len(mouth), len(there))) for mouth, there in zip(mouths, references, strict=True)]
     values = {}
     for lag in range(-reach, reach + 1):
         late, early = max(lag, 0), max(-lag, 0)
-        value = correlation(mouth[late : frames - early], reference[early : frames - late])
+        moved = np.concatenate([mouth[late : frames - early] for mouth, _, frames in pairs])
+        value = correlation(moved, np.concatenate([there[early : frames - late] for _, there, frames in pairs]))
         if value is not None:
             values[lag] = value
     if not values:
@@ -287,7 +297,7 @@ def lips(track: MotionTrack, own_voice: np.ndarray | None, truth: MotionTrack | 
     if truth is None:
         references[""] = references["voice_"]
     for prefix, reference in references.items():
-        value, lag = (None, None) if reference is None else best_offset(mouth, reference)
+        value, lag = (None, None) if reference is None else best_offset([mouth], [reference])
         at_once = None
         if reference is not None:
             frames = min(len(mouth), len(reference))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES, quaternion_from_rpy
 
@@ -101,14 +103,26 @@ def write_bag(
     """
     messages, store = invented_messages(invented, audio_type)
     messages = [message for message in messages if message[0] not in without]
-    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-    with Writer(path, version=9, storage_plugin=plugin) as bag:
+    return write_messages(path, messages, store, StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3)
+
+
+def write_messages(
+    path: Path,
+    messages: list,
+    store: Typestore,
+    storage: StoragePlugin = StoragePlugin.MCAP,
+    compressed: CompressionMode = CompressionMode.NONE,
+) -> Path:
+    """Writes messages as `invented_messages` gives them as a bag folder."""
+    writer = Writer(path, version=9, storage_plugin=storage)
+    if compressed is not CompressionMode.NONE:
+        writer.set_compression(compressed, CompressionFormat.ZSTD)
+    with writer:
         connections = {}
         for topic, time_ns, message in messages:
             if topic not in connections:
-                connections[topic] = bag.add_connection(topic, message.__msgtype__, typestore=store)
-            data = store.serialize_cdr(message, message.__msgtype__)
-            bag.write(connections[topic], time_ns, data)
+                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
+            writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
     return path
 
 

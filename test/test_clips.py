@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from synthetic_bag import FRAME_NS, START_NS, Invented, invented_messages, write_bag
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic_bag import FRAME_NS, START_NS, Invented, invented_messages, write_bag, write_messages
 
 from timar_ros.errors import TimarError
 from timar_ros.replay.clips import find_clips
@@ -79,7 +81,6 @@ def test_topics_of_other_names_are_read_when_named(tmp_path):
 
 def test_partners_face_in_a_bag_is_seen_in_its_frames(tmp_path):
     """What a tracker published, held for 0.3 s: unseen before it came and after it stopped."""
-    from rosbags.rosbag2 import StoragePlugin, Writer
 
     messages, store = invented_messages(INVENTED)
     types = store.types
@@ -91,12 +92,7 @@ def test_partners_face_in_a_bag_is_seen_in_its_frames(tmp_path):
             header, ["jawOpen"], np.array([k / 100]), np.zeros(0), np.zeros(0)
         )
         messages.append(("/partner/blendshapes", stamp_ns, message))
-    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as bag:
-        connections = {}
-        for topic, time_ns, message in sorted(messages, key=lambda m: m[1]):
-            if topic not in connections:
-                connections[topic] = bag.add_connection(topic, message.__msgtype__, typestore=store)
-            bag.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
+    write_messages(tmp_path / "bag", sorted(messages, key=lambda m: m[1]), store)
     seen = [frame.partner_motion for frame in only(tmp_path / "bag").frames]
     first = next(k for k, motion in enumerate(seen) if motion is not None)
     assert first in (24, 25) and seen[70] is None
@@ -135,8 +131,10 @@ def test_dualtalk_folder_gives_each_party_in_turn(tmp_path):
     assert (first.name, second.name) == ("talk speaker1", "talk speaker2")
     assert_voices_are_the_invented_ones(first)
     assert first.truth.rpy()[0, 2] == pytest.approx(0.2) and first.other.rpy()[0, 2] == pytest.approx(-0.1)
-    assert first.frames[50].partner_motion[2] == pytest.approx(-0.1)
-    assert np.isnan(first.frames[50].partner_motion[3])  # FLAME tells nothing of eyelids
+    assert first.frames[50].partner_motion is None  # a policy hears, and sees only where it is let
+    seen = replace(find_clips(tmp_path)[0], partner_seen=True).read().frames[50].partner_motion
+    assert seen[2] == pytest.approx(-0.1)
+    assert np.isnan(seen[3])  # FLAME tells nothing of eyelids
     assert np.array_equal(first.voice(SELF), second.voice(PARTNER))
 
 
@@ -190,6 +188,20 @@ def test_motion_of_no_known_form_is_refused_with_a_sentence(tmp_path, arrays, se
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(TimarError, match="cannot be read as motion"):
         load_motion(tmp_path / "text.npz")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_motion_is_read_or_refused_with_a_sentence(tmp_path, data):
+    np.savez_compressed(tmp_path / "whole.npz", motion=np.linspace(0, 0.4, 50 * 55).reshape(50, 55), seed=[1, 2])
+    content = bytearray((tmp_path / "whole.npz").read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    (tmp_path / "damaged.npz").write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        assert len(load_motion(tmp_path / "damaged.npz")) > 0
+    except TimarError as error:
+        assert "damaged.npz" in str(error)
 
 
 def test_sources_can_be_given_another_truth(tmp_path):

@@ -87,7 +87,7 @@ def test_without_true_motion_there_is_nobody_to_be_like(people):
         rival_motion("still", clip, clip.frames, 0, people)
 
 
-@pytest.mark.skipif(shutil.which("flite") is None, reason="flite makes the dialogues")
+@pytest.mark.skipif(None in map(shutil.which, ("flite", "espeak-ng")), reason="flite and espeak-ng make the dialogues")
 def test_behaviour_model_moves_the_same_dialogue_anew(tmp_path):
     generate(tmp_path, 12 / 3600, 7, 1, 12.0)
     (second_party,) = tmp_path.glob("*_speaker2.npz")

@@ -23,7 +23,7 @@ from timar_ros.learn.generate import DIALOGUE_SECONDS
 from timar_ros.motion.channels import HEAD_CHANNELS, MOTION_DIM
 from timar_ros.rates import FRAME_NS, FRAME_RATE, FRAME_SAMPLES
 from timar_ros.replay.bag import read_recording
-from timar_ros.replay.motion_track import ARKIT, MotionTrack, load_motion, track_of
+from timar_ros.replay.motion_track import ARKIT, UNREADABLE, MotionTrack, load_motion, track_of
 from timar_ros.replay.offline import frames_of, read_voice
 from timar_ros.replay.recording import Recording, Signal, Voice
 from timar_ros.replay.summary import summarise
@@ -127,6 +127,8 @@ class ClipSource:
     topics: tuple[tuple[str, str], ...] = ()
     number: int = 0
     """Which of several conversations in a bag."""
+    partner_seen: bool = False
+    """Whether the policy sees the face of `other`; in a bag it sees what the live head saw."""
 
     @property
     def is_generated(self) -> bool:
@@ -162,7 +164,7 @@ class ClipSource:
             notes.append(f"{self.name}: {shorter} is {seconds:.1f} s shorter; silence follows it")
         truth, other = (load_motion(path) if path else None for path in (self.truth, self.other))
         frames = frames_of(own, partner)
-        if other is not None:
+        if other is not None and self.partner_seen:
             frames = _with_partner_motion(frames, other)
         made = _made(self.truth) if self.truth else None
         return Clip(self.name, frames, truth, other, made, notes=tuple(notes))
@@ -195,7 +197,7 @@ def _made(truth: Path) -> Made | None:
             asked_s = float(told["seconds"]) if "seconds" in told.files else DIALOGUE_SECONDS
             engines = tuple(str(name) for name in told["engines"]) if "engines" in told.files else ()
             cues = told["cues_offered" if "cues_offered" in told.files else "cue_sources"]
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise TimarError(f"{truth} cannot be read as motion ({error}); give a .npz file") from error
     party = next((k for k, speaker in enumerate(SPEAKERS) if truth.stem.endswith(speaker)), 0)
     return Made(seed, number, asked_s, engines, party, np.asarray(cues, np.float64))

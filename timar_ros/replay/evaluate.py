@@ -76,11 +76,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--draws", type=int, metavar="N", help="also the mean of N draws of each policy; 0: one draw at temperature 0"
     )
+    how.add_argument(
+        "--see-partner", action="store_true",
+        help="let policies see the face of --other, or of a data set's partner, too; else they only hear",
+    )  # fmt: skip
     how.add_argument("--one-party", action="store_true", help="of each generated dialogue one party, for speed")
     how.add_argument("--hop-frames", type=int, help="frames of 40 ms that the policy advances by")
     how.add_argument("--turns", choices=("floor", "fixed"), help="turns of the conversation, or the published second")
     how.add_argument("--temperature", type=float, help="factor on the policy's noise, 0 for none")
-    how.add_argument("--precision", choices=PRECISIONS, help="of the policy's computation; as live, else auto")
+    how.add_argument("--precision", choices=PRECISIONS, help="of the policy's computation; as live, else float32")
     how.add_argument("--device", choices=("auto", "cuda", "cpu"), default="cpu", help="where policies run")
     how.add_argument("--robot", default="generic", help="profile whose limits are looked at; none: leave that out")
     results = parser.add_argument_group("results")
@@ -98,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if args.one_party:
         sources = one_party_of(sources)
     _check(args)
+    _make_room(args)
     if args.goals:
         return _judge(args, sources)
     comparison, interrupted = _compare(sources, _variants(args), _settings(args), args)
@@ -105,6 +110,16 @@ def run(args: argparse.Namespace) -> int:
     if interrupted:
         return 130
     return 1 if comparison.failures else 0
+
+
+def _make_room(args: argparse.Namespace) -> None:
+    """The folders of the results, before hours are spent on these; OSError where one cannot be written in."""
+    if args.out is not None:
+        (args.out / "motion").mkdir(parents=True, exist_ok=True)
+    for file in (args.json, args.video):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("a").close()
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -122,8 +137,6 @@ def _compare(
     sources: Sequence[ClipSource], variants: Sequence[Variant], settings: Settings, args: argparse.Namespace
 ) -> tuple[Comparison, bool]:
     """The comparison, and whether Ctrl-C ended it; then it holds what was done by then."""
-    if args.out is not None:
-        (args.out / "motion").mkdir(parents=True, exist_ok=True)
     kept = Comparison(variants, wanted=len(sources) * len(variants))
     bar = tqdm(total=kept.wanted, unit="trial", disable=None if kept.wanted > 1 else True)
 
@@ -164,9 +177,8 @@ def _judge(args: argparse.Namespace, sources: Sequence[ClipSource]) -> int:
             f"{each.wall_s:.0f} s on {each.processes} core{'s' * (each.processes != 1)}"
         )
     figures = {"goals": plain(entries)} | {where: as_json(each) for where, each in comparisons.items()}
-    _write_json(args.json, figures)
+    _write_figures(figures, args)
     if args.out is not None:
-        _write_json(args.out / "metrics.json", figures)
         for where, each in comparisons.items():
             _write_report(each, sources, args.out / f"report_{where}.html", args, drawn=1)
     if args.video is not None:
@@ -208,6 +220,10 @@ def _sources(args: argparse.Namespace) -> list[ClipSource]:
         if len(sources) != 1:
             raise TimarError(f"--truth and --other are of one conversation, and there are {len(sources)}")
         sources = [replace(sources[0], truth=args.truth or sources[0].truth, other=args.other or sources[0].other)]
+    if args.see_partner:
+        if all(source.other is None and not source.is_bag for source in sources):
+            raise TimarError("--see-partner: it is not known what the partner did; give --other, or DualTalk's layout")
+        sources = [replace(source, partner_seen=True) for source in sources]
     names = [source.name for source in sources]
     return [
         replace(source, name=f"{source.name} ({names[:k].count(source.name) + 1})")
@@ -268,9 +284,8 @@ def _show(comparison: Comparison, sources: Sequence[ClipSource], args: argparse.
         f"on {comparison.processes} core{'s' * (comparison.processes != 1)}"
     )
     figures = as_json(comparison)
-    _write_json(args.json, figures)
+    _write_figures(figures, args)
     if args.out is not None:
-        _write_json(args.out / "metrics.json", figures)
         _write_report(comparison, sources, args.out / "report.html", args)
     if args.video is not None:
         _write_video(comparison, sources, args)
@@ -294,13 +309,21 @@ def _write_video(comparison: Comparison, sources: Sequence[ClipSource], args: ar
     from timar_ros.replay.comparison_report import write_heads
 
     args.video.parent.mkdir(parents=True, exist_ok=True)
-    clip = next(iter(_done(comparison, sources))).read()
-    print(f"look at {write_heads(comparison, clip, args.video, args.video_seconds)}")
+    done = _done(comparison, sources)
+    if not done:
+        print(f"no trial was completed, so there is no {args.video}", file=sys.stderr)
+        return
+    print(f"look at {write_heads(comparison, done[0].read(), args.video, args.video_seconds)}")
 
 
 def _done(comparison: Comparison, sources: Sequence[ClipSource]) -> list[ClipSource]:
     done = {trial.clip for trial in comparison.trials if trial.error is None}
     return [source for source in sources if source.name in done]
+
+
+def _write_figures(figures: Any, args: argparse.Namespace) -> None:
+    _write_json(None if args.out is None else args.out / "metrics.json", figures)
+    _write_json(args.json, figures)
 
 
 def _write_json(path: Path | None, figures: Any) -> None:

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from timar_ros.demo import duration_s
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
 from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.replay.behaviour_metrics import angular_speed, best_offset, frame_energy
 from timar_ros.replay.motion_track import track_of
 from timar_ros.replay.offline import HeardConversation, hear, move, read_voice
+from timar_ros.replay.trial import plain
 from timar_ros.resources import share_path
 from timar_ros.stream.policy import IncrementalPolicy
 
@@ -70,7 +72,7 @@ def check_hearing(
     def same_instant(energy: np.ndarray) -> float:
         return round(float(np.mean([np.corrcoef(one[:length], energy[:length])[0, 1] for one in jaw])), 3)
 
-    best, lag = best_offset(jaw.mean(axis=0), own_energy)
+    best, lag = best_offset([jaw.mean(axis=0)], [own_energy])
     return {
         "seeds": seeds,
         "lips": {
@@ -106,12 +108,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.seeds < 1:
         raise TimarError(f"--seeds is {args.seeds}; at least 1 is needed")
+    if args.threads < 1:
+        raise TimarError(f"--threads is {args.threads}; at least 1 is needed")
     torch.set_num_threads(args.threads)
     policy = load_policy(args.policy)
+    for path in filter(None, (args.own, args.partner, args.other)):
+        duration_s(Path(path))  # refuses what is too short
     voices = [read_voice(path) for path in (args.own, args.partner, args.other or share_path("demo", "partner.ogg"))]
     figures = check_hearing(policy, *voices, seeds=args.seeds, progress=True)
-    text = json.dumps(figures, indent=2)
+    text = json.dumps(plain(figures), indent=2)
     print(text)
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(text + "\n", encoding="utf-8")
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,10 @@ from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 
 ARKIT, FLAME = "arkit", "flame"
 GROUPS = ("exp", "jaw", "pose")
+UNREADABLE = (
+    OSError, ValueError, KeyError, AttributeError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What numpy raises on a `.npz` that breaks off, is damaged, or is something else."""
 _JAW_CHANNELS = ("jawForward", "jawLeft", "jawRight", "jawOpen")
 _JAW = [CHANNELS.index(name) for name in _JAW_CHANNELS]
 _FACE = [i for i in range(len(HEAD_CHANNELS), MOTION_DIM) if i not in _JAW]
@@ -107,7 +114,7 @@ def load_motion(path: str | Path) -> MotionTrack:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             held = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, AttributeError, EOFError) as error:
+    except UNREADABLE as error:
         raise TimarError(f"{path} cannot be read as motion ({error}); give a .npz file") from error
     try:
         if {"exp", "pose"} <= held.keys():

@@ -15,6 +15,7 @@ import torch
 
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
+from timar_ros.model.precision import FLOAT32
 from timar_ros.rates import FRAME_S
 from timar_ros.replay.behaviour_metrics import behaviour_metrics, floor_by_frame
 from timar_ros.replay.clips import Clip, ClipSource
@@ -211,7 +212,7 @@ class _Drawn:
 def _draw(clip: Clip, source: ClipSource, variant: Variant, settings: Settings, others: Sequence[ClipSource]) -> _Drawn:
     told = clip.live.told if clip.live else {}
     name = variant.policy or str(told.get("policy", "default"))
-    precision = settings.precision or str(told.get("precision", "auto"))
+    precision = settings.precision or str(told.get("precision", FLOAT32))  # the same in every process
     policy = _policy(name, precision)
     device = choose_device(settings.device)
     hop_frames = settings.hop_frames or told.get("hop_frames") or frames_in_hop(policy, AUTO, HOP_FRAMES, device)

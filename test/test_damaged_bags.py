@@ -3,11 +3,14 @@
 import random
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
-from synthetic_bag import Invented, invented_messages
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2.enums import CompressionMode
+from synthetic_bag import Invented, invented_messages, write_messages
 
 from timar_ros.errors import TimarError
 from timar_ros.replay.bag import read_recording
@@ -31,17 +34,7 @@ NAMES = [f"{storage.name.lower()}-{mode.name.lower()}" for storage, mode in KIND
 def bag(request, tmp_path_factory):
     storage, mode = request.param
     path = tmp_path_factory.mktemp("bags") / "bag"
-    messages, store = invented_messages(INVENTED)
-    writer = Writer(path, version=9, storage_plugin=storage)
-    if mode is not CompressionMode.NONE:
-        writer.set_compression(mode, CompressionFormat.ZSTD)
-    with writer:
-        connections = {}
-        for topic, time_ns, message in messages:
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
-            writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
-    return path
+    return write_messages(path, *invented_messages(INVENTED), storage, mode)
 
 
 def storage_file(bag: Path) -> Path:
@@ -90,16 +83,31 @@ def test_cut_at_any_byte_it_gives_its_readable_part_and_says_what_is_lost(reques
     assert all(amount > 0.5 * INVENTED.seconds for amount in late)
 
 
+@pytest.mark.parametrize("storage", StoragePlugin)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_anywhere_it_is_read_or_refused_with_a_sentence(tmp_path, storage, data):
+    """Bytes of the storage file and of metadata.yaml are overwritten."""
+    whole = tmp_path / f"{storage.name}"
+    if not whole.exists():
+        write_messages(whole, *invented_messages(Invented(seconds=0.5)), storage)
+    with TemporaryDirectory() as folder:
+        for file in whole.iterdir():
+            content = bytearray(file.read_bytes())
+            places = st.lists(st.integers(0, len(content) - 1), max_size=3)
+            for place in data.draw(places):
+                length = min(data.draw(st.integers(1, 40)), len(content) - place)
+                content[place : place + length] = data.draw(st.binary(min_size=length, max_size=length))
+            Path(folder, file.name).write_bytes(content)
+        try:
+            read_recording(folder)
+        except TimarError as error:
+            assert "nothing could be read from" in str(error)
+
+
 def test_plain_storage_loses_no_more_than_what_was_cut_off(tmp_path):
-    messages, store = invented_messages(INVENTED)
     for storage in StoragePlugin:
-        bag = tmp_path / storage.name
-        with Writer(bag, version=9, storage_plugin=storage) as writer:
-            connections = {}
-            for topic, time_ns, message in messages:
-                if topic not in connections:
-                    connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
-                writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
+        bag = write_messages(tmp_path / storage.name, *invented_messages(INVENTED), storage)
         file = storage_file(bag)
         whole = file.read_bytes()
         for share in (0.25, 0.5, 0.75):
@@ -113,12 +121,7 @@ def test_split_bag_is_one_conversation_and_a_missing_part_is_told(tmp_path):
     parts = tmp_path / "parts"
     half = len(messages) // 2
     for number, piece in enumerate((messages[:half], messages[half:])):
-        with Writer(tmp_path / f"bag_{number}", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            connections = {}
-            for topic, time_ns, message in piece:
-                if topic not in connections:
-                    connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
-                writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
+        write_messages(tmp_path / f"bag_{number}", piece, store)
     parts.mkdir()
     for number in (0, 1):
         shutil.copy(tmp_path / f"bag_{number}" / f"bag_{number}.mcap", parts)

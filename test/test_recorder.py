@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from std_msgs.msg import Int16MultiArray, String
 
 from timar_ros.nodes import runtime
 from timar_ros.nodes.recorder import Recorder, TypeUnknownError, register_type
+from timar_ros.replay.bag import read_recording
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -76,6 +79,30 @@ def test_every_topic_is_recorded_byte_for_byte(graph, tmp_path):
     typestore = get_typestore(Stores.ROS2_JAZZY)
     last = typestore.deserialize_cdr(messages["/joint_states"][-1][1], "sensor_msgs/msg/JointState")
     assert last.position.tolist() == pytest.approx([0.39])
+
+
+def test_a_full_disk_ends_it_with_a_sentence_and_what_was_written_opens(graph, tmp_path):
+    """The largest file that the process may write is small, which is an error as that of a full disk."""
+    bag = tmp_path / "bag"
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+        "from timar_ros.nodes import recorder; sys.exit(recorder.main())"
+    )
+    command = [sys.executable, "-c", script, "--ros-args", "-p", f"out:={bag}", "-p", "topics:=[talk]"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as recorder:
+        talk = graph.publisher(String, "talk", 10)
+        limit = time.monotonic() + TIMEOUT_S
+        while recorder.poll() is None:
+            assert time.monotonic() < limit
+            talk.publish(String(data="x" * 20_000))
+            time.sleep(0.02)
+        told = recorder.stderr.read()
+    assert recorder.returncode == 1
+    assert told.count("recorder: writing the bag") == 1, told
+    assert "make room on the disk" in told and "Traceback" not in told
+    recording = read_recording(bag)
+    assert recording.topics["/talk"][1] > 3
 
 
 def test_only_the_topics_asked_for_are_recorded(graph, tmp_path):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from synthetic_bag import START_NS, Invented, write_bag
+from synthetic_bag import START_NS, Invented, invented_messages, write_bag, write_messages
 
 pytest.importorskip("rclpy")
 
@@ -75,6 +75,27 @@ def test_sound_of_a_type_that_is_not_installed_is_played_as_one_that_is(graph, t
     assert f"{STAMPED} is published as std_msgs/msg/Int16MultiArray" in node.output()
     graph.wait_until(lambda: len(own) == 100, "all packets")
     assert np.array_equal(joined(own), INVENTED.voice("self"))
+
+
+def test_a_damaged_message_is_left_out_and_told(graph, tmp_path):
+    """The rest is played, and the node ends with the bag."""
+    messages, store = invented_messages(INVENTED, audio_type=STAMPED)
+    sound = [message for topic, _, message in messages if topic == "/microphone/audio"]
+    sound[40].audio.data = sound[40].audio.data[:3]
+    bag = write_messages(tmp_path / "bag", messages, store)
+    node = graph.start_node("replay", {"bag": bag})
+    own = graph.collect(Int16MultiArray, "microphone/audio")
+    graph.collect(Int16MultiArray, "partner/audio")
+    assert node.wait(30) == 0
+    assert "/microphone/audio: 1 messages are damaged and were left out" in node.output()
+    graph.wait_until(lambda: len(own) == 99, "all other packets")
+
+
+def test_nobody_listening_is_told(start_node, bag):
+    node = start_node("replay", {"bag": bag})
+    told = node.wait_for_output("waiting for subscribers of ")
+    assert "/microphone/audio" in told and "ROS_DOMAIN_ID" in told and "--no-wait" in told
+    assert node.stop() == 0
 
 
 def test_further_topics_are_played_as_they_are_with_stamps_of_the_present(graph, bag):

@@ -265,21 +265,18 @@ class Recorder(Node):
         self._release_held(untold_s=0.0)
         self._bag.close()
         if self._bag.error:
-            self.get_logger().error(self._write_error())
-            return
+            raise TimarError(
+                f"writing the bag {self._bag.path} failed: {self._bag.error}; what was written before "
+                "is kept; make room on the disk and record again"
+            )
         self.get_logger().info(
             f"recorded {self._bag.messages} messages of {len(self._recorded)} topics to {self._bag.path}"
         )
 
-    def _write_error(self) -> str:
-        return (
-            f"writing the bag {self._bag.path} failed: {self._bag.error}; what was written before "
-            "is kept; make room on the disk and record again"
-        )
-
     def _discover(self) -> None:
         if self._bag.error:
-            raise TimarError(self._write_error())
+            runtime.request_stop()  # `close` says why
+            return
         self._release_held()
         for topic, types in self.get_topic_names_and_types():
             if topic in self._recorded or topic in self._skipped or not self._is_wanted(topic):
@@ -414,8 +411,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`timar record`: records until Ctrl-C, then says what an evaluation of the bag would miss."""
-    if args.seconds is not None and args.seconds <= 0:
-        raise TimarError(f"--seconds is {args.seconds:g}; more than 0 is expected")
+    if args.seconds is not None and not 0 < args.seconds < threading.TIMEOUT_MAX:
+        raise TimarError(f"--seconds is {args.seconds:g}; a number above 0 is expected")
     parameters: dict[str, object] = {"out": args.out or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")}
     if args.topics:
         parameters["topics"] = args.topics

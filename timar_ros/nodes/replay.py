@@ -11,15 +11,20 @@ of the bag, for nodes with `use_sim_time`. Only then can the rate be another tha
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosbags.typesys.store import Typestore
@@ -55,6 +60,10 @@ PLAYED_OUT_NS = 1_000_000_000
 """How long the clock runs on after the last sound."""
 STAMP_AT = 4
 """Where a leading stamp lies in a serialized message: behind CDR's own header."""
+
+CHECK_S = 0.1
+TELL_WAITING_S = 3.0
+LONGEST_FAREWELL = Duration(seconds=5.0)
 
 PARAMETERS = (
     Parameter("bag", "", "rosbag2 to play: its folder or file", read_only=True),
@@ -108,11 +117,14 @@ class Replay(Node):
         if not self._messages:
             raise TimarError(f"start_s is {settings.start_s:g}, which lies behind the bag's end")
         for message in infos:
-            self._senders[message.topic].send(message, 0)
+            self._send(message, 0)
         self._clock_publisher = self.create_publisher(Clock, "/clock", 10) if settings.clock else None
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._play, name="replay")
+        self._trouble: Exception | None = None
+        self._unreadable: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._run, name="replay")
         self._thread.start()
+        self.create_timer(CHECK_S, self._report)
 
     def close(self) -> None:
         """Stop playing."""
@@ -144,6 +156,16 @@ class Replay(Node):
     def _info_of(self, message: BagMessage) -> BagMessage | None:
         return next((m for m in self._messages if m.role == f"{message.role}_info"), None)
 
+    def _run(self) -> None:
+        try:
+            self._play()
+        except Exception as error:  # for the executor's thread to raise: this one's reaches nobody
+            self._trouble = error
+
+    def _report(self) -> None:
+        if self._trouble is not None:
+            raise self._trouble
+
     def _play(self) -> None:
         rate = self._settings.rate
         if not self._wait_for_subscribers():
@@ -156,7 +178,9 @@ class Replay(Node):
         for message in self._messages:
             if not pace.wait_until(message.time_ns):
                 return
-            self._senders[message.topic].send(message, shift_ns)
+            self._send(message, shift_ns)
+        for topic, count in self._unreadable.items():
+            self.get_logger().warning(f"{topic}: {count} messages are damaged and were left out")
         # With the bag's clock standing still nobody would get to show what was heard last.
         if self._clock_publisher is not None and not pace.wait_until(end_ns + PLAYED_OUT_NS):
             return
@@ -164,6 +188,16 @@ class Replay(Node):
         if self._settings.exit_at_end:
             self._wait_for_readers()
             runtime.request_stop()
+
+    def _send(self, message: BagMessage, shift_ns: int) -> None:
+        sender = self._senders[message.topic]
+        try:
+            converted = sender.convert(message, shift_ns)
+        except Exception:  # damaged bytes make decoders raise anything
+            self._unreadable[message.topic] += 1
+            return
+        if sender.publisher is not None and converted is not None:
+            sender.publisher.publish(converted)
 
     def _tick(self, time_ns: int) -> None:
         if self._clock_publisher is not None:
@@ -178,7 +212,15 @@ class Replay(Node):
         publishers = [sender.publisher for topic in voices if (sender := self._senders[topic]).publisher is not None]
         if self._clock_publisher is not None:
             publishers.append(self._clock_publisher)
-        while any(p.get_subscription_count() < self._settings.wait_for_subscribers for p in publishers):
+        tell_at = time.monotonic() + TELL_WAITING_S
+        while lacking := [p for p in publishers if p.get_subscription_count() < self._settings.wait_for_subscribers]:
+            if time.monotonic() > tell_at:
+                tell_at = math.inf
+                self.get_logger().warning(
+                    f"waiting for subscribers of {', '.join(p.topic_name for p in lacking)}; is the other side's "
+                    f"ROS_DOMAIN_ID {os.environ.get('ROS_DOMAIN_ID', '0')}? With wait_for_subscribers:=0 (--no-wait) "
+                    "the bag is played to nobody"
+                )
             self._tick(self._begin_ns)
             if self._ending.wait(CLOCK_STEP_S):
                 return False
@@ -188,7 +230,7 @@ class Replay(Node):
         """A moment for reliable subscribers to take the last messages."""
         for sender in self._senders.values():
             if sender.publisher is not None:
-                sender.publisher.wait_for_all_acked()
+                sender.publisher.wait_for_all_acked(LONGEST_FAREWELL)
 
 
 class _Pace:
@@ -213,17 +255,11 @@ class _Pace:
                 return False
 
 
-class _Sender:
+class _Sender(NamedTuple):
     """A publisher and what makes a recorded message one of the present."""
 
-    def __init__(self, publisher: Any, convert: Callable[[BagMessage, int], Any]) -> None:
-        self.publisher = publisher
-        self._convert = convert
-
-    def send(self, message: BagMessage, shift_ns: int) -> None:
-        converted = self._convert(message, shift_ns)
-        if self.publisher is not None and converted is not None:
-            self.publisher.publish(converted)
+    publisher: Publisher | None
+    convert: Callable[[BagMessage, int], Any]
 
 
 def _as_it_is(message: BagMessage, shift_ns: int) -> bytes:

@@ -62,7 +62,7 @@ def run(
 ) -> int:
     """Spin the node of ``make_node()`` until SIGINT, SIGTERM or ``request_stop``; the exit code.
 
-    0 after a stop that was asked for. 1 after a TimarError, from the start or from a callback, with
+    0 after a stop that was asked for. 1 after a TimarError, from the start, a callback or the close, with
     its sentence on stderr. Any other exception is a defect and passes through with its traceback,
     after the node was closed. A node may offer ``close()``, called once before ``destroy_node()``,
     while the context still lives; a lifecycle node is taken through its shutdown transition first.
@@ -74,26 +74,31 @@ def run(
     use_wheels_prefix()
     node = None
     executor = None
+    name, code = "", 0
     try:
         _init(args)
         node = make_node()
+        name = f"{node.get_name()}: "
         executor = make_executor()
         executor.add_node(node)
         while not _stop.is_set() and rclpy.ok():
             executor.spin_once(timeout_sec=SPIN_S)
-        return 0
     except ExternalShutdownException:
-        return 0
+        pass
     except TimarError as error:
-        print(f"{_name(node)}{error}", file=sys.stderr, flush=True)
-        return 1
+        code = _told(name, error)
     finally:
         # A second Ctrl-C while closing must not tear a half-written bag apart.
         for number in previous:
             signal.signal(number, signal.SIG_IGN)
-        _close(node, executor)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        try:
+            _close(node, executor)
+        except TimarError as error:
+            code = _told(name, error)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    return code
 
 
 def take_waiting(subscription: Subscription, most: int) -> None:
@@ -125,8 +130,10 @@ def _init(args: Sequence[str] | None) -> None:
         ) from error
 
 
-def _name(node: Node | None) -> str:
-    return f"{node.get_name()}: " if node is not None else ""
+def _told(name: str, error: TimarError) -> int:
+    """The exit code, after the sentence."""
+    print(f"{name}{error}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _close(node: Node | None, executor: Executor | None) -> None:

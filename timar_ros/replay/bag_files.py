@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 from rosbags.interfaces import MessageDefinitionFormat
@@ -99,25 +100,31 @@ def _uncompressed(file: Path) -> Iterator[tuple[Path, bool]]:
         plain = Path(folder, file.name.removesuffix(_ZSTD))
         whole = True
         with file.open("rb") as packed, plain.open("wb") as unpacked:
-            try:
-                for part in unpacked_parts(packed):
-                    unpacked.write(part)
-            except Exception:  # the same
-                whole = False
+            parts = unpacked_parts(packed)
+            while True:
+                try:
+                    part = next(parts, None)
+                except Exception:  # the same
+                    whole = False
+                    break
+                if part is None:
+                    break
+                unpacked.write(part)  # a full disk is no damage of the bag
         yield plain, whole
 
 
 def _missing_by_metadata(path: Path, counts: Counter[str], last_ns: int) -> list[str]:
     """What metadata.yaml promises beyond what was read, in words."""
     try:
-        text = (path / "metadata.yaml").read_text()
-        info = yaml.safe_load(text)["rosbag2_bagfile_information"]
-        end_ns = info["starting_time"]["nanoseconds_since_epoch"] + info["duration"]["nanoseconds"]
-        promised = {
-            entry["topic_metadata"]["name"]: entry["message_count"] for entry in info["topics_with_message_count"]
-        }
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return _missing(path, yaml.safe_load((path / "metadata.yaml").read_bytes()), counts, last_ns)
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return ["there is no usable metadata.yaml, so how much is lost at the end is unknown"]
+
+
+def _missing(path: Path, metadata: Any, counts: Counter[str], last_ns: int) -> list[str]:
+    info = metadata["rosbag2_bagfile_information"]
+    end_ns = info["starting_time"]["nanoseconds_since_epoch"] + info["duration"]["nanoseconds"]
+    promised = {entry["topic_metadata"]["name"]: entry["message_count"] for entry in info["topics_with_message_count"]}
     listed = [Path(str(name)).name for name in info.get("relative_file_paths") or ()]
     losses = [f"{name} is missing" for name in listed if path.is_dir() and not (path / name).exists()]
     if last_ns and end_ns - last_ns > 50_000_000:

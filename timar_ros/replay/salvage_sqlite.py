@@ -51,7 +51,8 @@ class SqliteSalvage:
         for row, types, values in self._rows():
             texts = [value for value in values[1:] if isinstance(value, str)]
             if len(types) == 4 and types[0] == 0 and types[2] == _TIME and isinstance(values[3], bytes):
-                messages.append((row, int(values[1] or 0), int(values[2] or 0), values[3]))
+                topic = values[1] if isinstance(values[1], int) else 0
+                messages.append((row, topic, values[2], values[3]))
             elif len(texts) >= 3 and texts[0].startswith("/"):
                 topics[row] = (texts[0], texts[1])
             elif len(texts) >= 3 and texts[1] in ("ros2msg", "ros2idl"):

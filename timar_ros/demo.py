@@ -8,6 +8,7 @@ speaker_node                                └─ recorder ─ bag ─ summary.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -125,8 +126,21 @@ def show_results(out: Path, video: bool, topics: dict[str, str] | None = None) -
     return 0
 
 
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def _end_with_parent() -> None:
+    """Have this process interrupted when the one that started it ends in whatever way: nobody else would stop it."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
 class Graph:
-    """The demo's processes, shut off from any other ROS graph; leaving the context stops them."""
+    """The demo's processes, shut off from any other ROS graph; leaving the context stops them.
+
+    For the main thread: the processes end with the thread that started them.
+    """
 
     def __init__(self, logs: Path) -> None:
         logs.mkdir(parents=True)
@@ -148,8 +162,11 @@ class Graph:
     def __enter__(self) -> Graph:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        recorder = self._processes.get("recorder")
         self.stop()
+        if kind is None and recorder is not None and recorder.returncode:
+            raise TimarError(f"the recording is not whole; the recorder says:\n{self._log_end('recorder')}")
 
     def start(
         self, name: str, module: str, remap: dict[str, str] | None = None, typed: bool = False, **parameters: object
@@ -173,6 +190,7 @@ class Graph:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         return self._processes[name]
 
@@ -220,10 +238,15 @@ class Graph:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """End all processes, the recorder last: it takes down what the others still say."""
-        recorder = self._processes.pop("recorder", None)
-        self._end(list(self._processes.values()))
-        self._end([recorder] if recorder else [])
+        """End all processes, the recorder last: it takes down what the others still say. A second Ctrl-C waits."""
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            recorder = self._processes.pop("recorder", None)
+            self._end(list(self._processes.values()))
+            self._end([recorder] if recorder else [])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @staticmethod
     def _end(processes: list[subprocess.Popen]) -> None:

@@ -1,7 +1,9 @@
 """`timar evaluate` as a person uses it: figures, files, a report, and sentences for what cannot be done."""
 
+import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -101,6 +103,35 @@ def test_finished_motion_is_scored_by_all_published_metrics(pair, tmp_path):
         assert figures[metric] == expected[metric]
         assert set(figures[metric]) == {"exp", "jaw", "pose"}
         assert all(value is not None for value in figures[metric].values())
+
+
+def test_a_policy_sees_the_partner_only_where_it_is_let(scored, pair, tmp_path):
+    voices = ("--self", pair / "self.wav", "--partner", pair / "partner.wav", "--truth", pair / "truth.npz")
+    heads = [scored[0]["head"]]
+    for seen in ((), ("--see-partner",)):
+        given = (*voices, "--other", pair / "other.npz", *seen, "--json", tmp_path / "out.json", "--jobs", 1)
+        assert timar(*given).returncode == 0
+        figures = strict(tmp_path / "out.json")
+        assert figures["paired_fd"]["pose"] is not None
+        heads.append(figures["head"])
+    assert heads[0] == heads[1] != heads[2]
+    refused = timar(*voices, "--see-partner")
+    assert refused.returncode == 1 and "--see-partner: it is not known what the partner did" in refused.stderr
+
+
+def test_hearing_is_told_of_any_two_voices(pair, tmp_path, capsys):
+    voices = ["--self", str(pair / "self.wav"), "--partner", str(pair / "partner.wav")]
+    assert main(["hearing", *voices, "--seeds", "1", "--json", str(tmp_path / "new" / "out.json")]) == 0
+    figures = strict(tmp_path / "new" / "out.json")
+    assert json.loads(capsys.readouterr().out) == figures
+    assert set(figures["head_while_only_the_partner_speaks"]["pose_deg"]) == {"silence", "another_voice", "other_seeds"}
+    soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)
+    for changed, sentence in (
+        (["--threads", "0"], "at least 1"),
+        (["--other", str(tmp_path / "short.wav")], "at least 1 s"),
+    ):
+        assert main(["hearing", *voices, "--seeds", "1", *changed]) == 1
+        assert sentence in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -204,12 +235,16 @@ def test_interrupted_run_keeps_what_is_done(pair, tmp_path):
         # Tests that were started in the background inherit that Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    limit = time.monotonic() + 60
-    while not list((tmp_path / "out" / "motion").glob("*.npz")):
-        assert running.poll() is None and time.monotonic() < limit, "no trial was done in time"
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    printed, _ = running.communicate(timeout=60)
+    try:
+        limit = time.monotonic() + 60
+        while not list((tmp_path / "out" / "motion").glob("*.npz")):
+            assert running.poll() is None and time.monotonic() < limit, "no trial was done in time"
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        printed, _ = running.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)  # and its workers
     assert running.returncode == 130, printed
     assert "interrupted after" in printed and "Traceback" not in printed
     done = strict(tmp_path / "out" / "metrics.json")["run"]

@@ -176,7 +176,10 @@ def test_graph_is_recorded_by_a_command_that_says_what_it_lacks(graph, bag, tmp_
         assert node.wait(40) == 0
     finally:
         running.send_signal(signal.SIGINT)
-        printed, _ = running.communicate(timeout=30)
+        try:
+            printed, _ = running.communicate(timeout=30)
+        finally:
+            running.kill()
     assert running.returncode == 0 and "nothing was recorded of the head's trace" in printed
     recording = read_recording(out)
     assert {"/microphone/audio", "/partner/audio"} <= recording.topics.keys()

@@ -271,9 +271,11 @@ def test_a_run_that_is_told_to_end_keeps_what_it_learned(data, tmp_path):
     command += ["--steps", "100000", "--speech-steps", "2", "--batch", "2", "--window-frames", "60"]
     command += ["--width", "32", "--heads", "2", "--blocks", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
-        while "/100000" not in run.stderr.readline():  # the progress bar
-            assert run.poll() is None
-        run.terminate()
+        try:
+            while "/100000" not in run.stderr.readline():  # the progress bar
+                assert run.poll() is None
+        finally:
+            run.terminate()
         rest = run.stderr.read()
     assert run.returncode == 143 and "Traceback" not in rest
     assert load_policy(f"{tmp_path / 'policy'}/").network.config.width == 32

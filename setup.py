@@ -1,6 +1,7 @@
 """Installs the package for colcon (ament_python) and for pip alike."""
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -10,12 +11,15 @@ DATA_FOLDERS = ("config", "demo", "launch", "models", "urdf")
 
 
 def data_files():
-    """Every file of the data folders, folder by folder, as it goes to share/timar_ros."""
+    """Every file of the data folders, folder by folder, as it goes to share/timar_ros, and the command `timar`."""
     share = Path("share") / PACKAGE
     entries = [
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(share), ["package.xml"]),
     ]
+    # colcon puts bin/ alone on the path. pip, which builds through that module, makes a bin/timar of its own.
+    if "setuptools.build_meta" not in sys.modules:
+        entries.append(("bin", ["bin/timar"]))
     for top in DATA_FOLDERS:
         for folder, subfolders, names in os.walk(top):
             subfolders[:] = sorted(n for n in subfolders if not n.startswith((".", "__")))

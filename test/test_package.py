@@ -51,7 +51,7 @@ def checkout(tmp_path_factory) -> Path:
     for name in ("package.xml", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     shutil.copy(ROOT / "resource" / "timar_ros", folder / "resource")
-    for name in ("timar_ros", *DATA_FOLDERS):
+    for name in ("timar_ros", "bin", *DATA_FOLDERS):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
@@ -144,11 +144,23 @@ def test_an_installed_executable_runs(colcon_install):
     assert in_sourced_workspace(colcon_install, command).strip().endswith(__version__)
 
 
+def assert_timar_is_on_the_path(install: Path) -> None:
+    found, version = in_sourced_workspace(install, "command -v timar && timar --version").splitlines()
+    assert Path(found) == install / "timar_ros" / "bin" / "timar"
+    assert version.endswith(__version__)
+
+
+def test_the_command_timar_is_on_the_path_of_a_sourced_workspace(colcon_install):
+    assert_timar_is_on_the_path(colcon_install)
+    assert [p.name for p in (colcon_install / "timar_ros" / "bin").iterdir()] == ["timar"]
+
+
 def test_colcon_installs_links_for_development(checkout, tmp_path):
     install = colcon_build(checkout, tmp_path, "--symlink-install")
     assert_files_installed(install / "timar_ros" / "share" / "timar_ros")
     command = f"{install}/timar_ros/lib/timar_ros/timar --version"
     assert in_sourced_workspace(install, command).strip().endswith(__version__)
+    assert_timar_is_on_the_path(install)
 
 
 def test_executables_run_with_the_python_of_the_active_environment(colcon_install):
@@ -162,6 +174,16 @@ def test_executables_run_with_the_python_of_the_active_environment(colcon_instal
 
 def test_pip_puts_executables_into_bin(pip_install):
     assert set(executables()) <= {p.name for p in pip_install.rglob("bin/*")}
+
+
+def test_pip_makes_the_one_command_timar(pip_install):
+    """The wheel brings none beside the console script, which runs with the Python that pip ran under."""
+    (script,) = pip_install.rglob("bin/timar")
+    assert script.read_text(encoding="utf-8").splitlines()[0] == f"#!{sys.executable}"
+    record = next(pip_install.rglob("timar_ros-*.dist-info/RECORD")).read_text(encoding="utf-8")
+    assert len(re.findall(r"bin/timar,", record)) == 1
+    package = next(pip_install.rglob("timar_ros/resources.py")).parent
+    assert run(script, "--version", cwd=pip_install, PYTHONPATH=str(package.parent)).strip().endswith(__version__)
 
 
 def test_a_pip_installation_has_and_finds_its_files(pip_install):

@@ -16,19 +16,37 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from timar_ros.robot.profile import controller_remappings
 from timar_ros.stream.audio_messages import default_message_type
 
 SHARE = Path(get_package_share_directory("timar_ros"))
 
-# Arguments that set a parameter of the head node of the same name.
+# Arguments that set a parameter of the head node of the same name, where they are given. Typed: a policy called "5"
+# stays a text.
 HEAD_PARAMETERS = {
-    "robot": "Robot profile: a name under config/robots, or the path of such a file.",
-    "policy": "Policy: a name under models, or the path of such a folder.",
-    "device": "Where the policy runs: auto, cuda or cpu.",
-    "lookahead_ms": "By how much earlier than it is spoken the policy hears a synthesiser's voice; 0 for a policy that "
-    "knows no look-ahead.",
+    "robot": (str, "Robot profile: a name under config/robots, or the path of such a file."),
+    "policy": (str, "Policy: a name under models, or the path of such a folder."),
+    "device": (str, "Where the policy runs: auto, cuda or cpu."),
+    "hop_frames": (int, "Frames of 40 ms that the policy advances by."),
+    "temperature": (float, "Factor on the policy's noise: less is calmer."),
+    "intensity": (float, "Factor on the head's rotation, 0 to 1.5."),
+    "own_voice": (str, "live: as from a microphone; queued: a synthesiser's, which may come in bursts."),
+    "lookahead_ms": (
+        int,
+        "By how much earlier than it is spoken the policy hears a synthesiser's voice; 0 for a policy that knows no "
+        "look-ahead.",
+    ),
+    "command": (
+        str,
+        "How the neck is commanded: profile, as its profile says, or joint_trajectory, which a simulated head takes "
+        "for any robot.",
+    ),
+    "autostart": (
+        bool,
+        "Whether the head node configures and activates itself; false: a lifecycle manager or `ros2 lifecycle set` "
+        "does.",
+    ),
 }
-WHOLE_NUMBERS = ("lookahead_ms",)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -46,7 +64,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             *(
                 DeclareLaunchArgument(name, default_value="", description=description)
-                for name, description in HEAD_PARAMETERS.items()
+                for name, (_, description) in HEAD_PARAMETERS.items()
             ),
             DeclareLaunchArgument(
                 "audio_message_type",
@@ -56,24 +74,10 @@ def generate_launch_description() -> LaunchDescription:
                 "installed; else auto takes std_msgs/msg/Int16MultiArray.",
             ),
             DeclareLaunchArgument(
-                "command",
-                default_value="profile",
-                choices=["profile", "joint_trajectory"],
-                description="How the neck is commanded: as its profile says, or by joint trajectories, which a "
-                "simulated head takes for any robot.",
-            ),
-            DeclareLaunchArgument(
                 "controller",
-                default_value="head_controller",
-                description="Joint trajectory controller of the neck: commands go to its topic "
-                "CONTROLLER/joint_trajectory.",
-            ),
-            DeclareLaunchArgument(
-                "autostart",
-                default_value="true",
-                choices=["true", "false"],
-                description="The head node configures and activates itself; false: a lifecycle "
-                "manager or `ros2 lifecycle set` does.",
+                default_value="",
+                description="Joint trajectory controller of the neck, where it is not the one that the profile of "
+                "robot:= names: commands go to its topic CONTROLLER/joint_trajectory.",
             ),
             DeclareLaunchArgument(
                 "microphone",
@@ -90,8 +94,8 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "use_sim_time",
-                default_value="false",
-                choices=["true", "false"],
+                default_value="",
+                choices=["", "true", "false"],
                 description="Take the time from /clock.",
             ),
             DeclareLaunchArgument(
@@ -109,13 +113,12 @@ def _nodes(context) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    # Typed: a policy called "5" stays a text.
     given = {
-        name: ParameterValue(text, value_type=int if name in WHOLE_NUMBERS else str)
-        for name in HEAD_PARAMETERS
-        if (text := value(name))
+        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+        for name, (kind, _) in HEAD_PARAMETERS.items()
+        if value(name)
     }
-    clock = {"use_sim_time": value("use_sim_time") == "true"}
+    clock = {"use_sim_time": value("use_sim_time") == "true"} if value("use_sim_time") else {}
     audio_type = value("audio_message_type")
     if audio_type == "auto":
         audio_type = default_message_type()
@@ -129,17 +132,8 @@ def _nodes(context) -> list:
     head = LifecycleNode(
         executable="head_node",
         name="head",
-        parameters=[
-            value("params_file"),
-            given
-            | clock
-            | {
-                "audio_message_type": audio_type,
-                "command": value("command"),
-                "autostart": value("autostart") == "true",
-            },
-        ],
-        remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
+        parameters=[value("params_file"), given | clock | {"audio_message_type": audio_type}],
+        remappings=controller_remappings(value("robot"), value("controller")),
         **common,
     )
     nodes = [head]

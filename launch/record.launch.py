@@ -9,7 +9,7 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 
 from timar_ros.replay.topics import recorded_topics
-from timar_ros.robot.profile import RobotProfile
+from timar_ros.robot.profile import RobotProfile, controller_remappings
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -23,7 +23,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "controller",
-                default_value="head_controller",
+                default_value="",
                 description="Joint trajectory controller of the neck, as head.launch.py was given it.",
             ),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace of the robot."),
@@ -49,8 +49,7 @@ def _recorder(context) -> list:
         return LaunchConfiguration(name).perform(context)
 
     topic = RobotProfile.load(value("robot")).command.topic
-    if topic == "head_controller/joint_trajectory":
-        topic = f"{value('controller')}/joint_trajectory"
+    topic = dict(controller_remappings(value("robot"), value("controller"))).get(topic, topic)
     clock = ["--use-sim-time"] if value("use_sim_time") == "true" else []
     command = ["ros2", "bag", "record", "--storage", value("storage"), "--output", value("bag"), *clock]
     return [ExecuteProcess(cmd=[*command, *recorded_topics(value("namespace"), topic)], output="screen")]

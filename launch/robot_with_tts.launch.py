@@ -20,6 +20,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from timar_ros.robot.profile import controller_remappings
 from timar_ros.stream.audio_messages import default_message_type
 
 SHARE = Path(get_package_share_directory("timar_ros"))
@@ -73,7 +74,7 @@ def _nodes(context) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    clock = {"use_sim_time": value("use_sim_time") == "true"}
+    clock = {"use_sim_time": value("use_sim_time") == "true"} if value("use_sim_time") else {}
     audio_type = value("audio_message_type")
     if audio_type == "auto":
         audio_type = default_message_type()
@@ -111,8 +112,8 @@ def _nodes(context) -> list:
             Node(
                 executable="simulated_head",
                 name="simulated_head",
-                parameters=[value("params_file"), clock | _text(robot=value("robot"))],
-                remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
+                parameters=[value("params_file"), clock | _text(robot=value("robot"), command=value("command"))],
+                remappings=controller_remappings(value("robot"), value("controller")),
                 **common,
             )
         )

@@ -15,6 +15,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from timar_ros.robot.profile import controller_remappings
+
 SHARE = Path(get_package_share_directory("timar_ros"))
 
 
@@ -28,9 +30,8 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "command",
-                default_value="profile",
-                choices=["profile", "joint_trajectory"],
-                description="What the neck takes: what its profile says, or joint trajectories for any robot.",
+                default_value="",
+                description="What the neck takes: profile, what its profile says, or joint_trajectory for any robot.",
             ),
             DeclareLaunchArgument(
                 "urdf",
@@ -62,14 +63,14 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "controller",
-                default_value="head_controller",
-                description="Joint trajectory controller of the neck: commands come on its topic "
-                "CONTROLLER/joint_trajectory.",
+                default_value="",
+                description="Joint trajectory controller of the neck, where it is not the one that the profile of "
+                "robot:= names: commands come on its topic CONTROLLER/joint_trajectory.",
             ),
             DeclareLaunchArgument(
                 "use_sim_time",
-                default_value="false",
-                choices=["true", "false"],
+                default_value="",
+                choices=["", "true", "false"],
                 description="Take the time from /clock.",
             ),
             DeclareLaunchArgument(
@@ -87,19 +88,20 @@ def _nodes(context) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    clock = {"use_sim_time": value("use_sim_time") == "true"}
+    clock = {"use_sim_time": value("use_sim_time") == "true"} if value("use_sim_time") else {}
     common = {"namespace": value("namespace"), "output": "screen"}
     # Typed: a robot called "5" stays a text.
-    robot = {"robot": ParameterValue(value("robot"), value_type=str)} if value("robot") else {}
-    face = {"face": ParameterValue(value("face"), value_type=str)} if value("face") else {}
+    head = {
+        name: ParameterValue(text, value_type=str) for name in ("robot", "command", "face") if (text := value(name))
+    }
     description = Path(value("urdf")).expanduser().read_text(encoding="utf-8")
     nodes = [
         Node(
             package="timar_ros",
             executable="simulated_head",
             name="simulated_head",
-            parameters=[value("params_file"), clock | robot | face | {"command": value("command")}],
-            remappings=[("head_controller/joint_trajectory", f"{value('controller')}/joint_trajectory")],
+            parameters=[value("params_file"), clock | head],
+            remappings=controller_remappings(value("robot"), value("controller")),
             ros_arguments=["--log-level", value("log_level")],
             **common,
         ),

@@ -56,7 +56,7 @@ def _nodes(context) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    clock = {"use_sim_time": value("use_sim_time") == "true"}
+    clock = {"use_sim_time": value("use_sim_time") == "true"} if value("use_sim_time") else {}
     ours = {
         "namespace": value("namespace"),
         "output": "screen",

@@ -81,6 +81,17 @@ def names(nodes: dict) -> set[str]:
     return {name for _, name in nodes}
 
 
+def parameters(node, name: str) -> dict:
+    """What a node is started with: the parameter files, the later ones over those before."""
+    values: dict = {}
+    for file, _ in node._Node__expanded_parameter_arguments:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        for key, told in content.items():
+            if key in ("/**", f"/**/{name}", f"/{name}", name):
+                values |= told["ros__parameters"]
+    return values
+
+
 def test_the_head_comes_alone_unless_more_is_asked_for(started):
     assert names(started("head.launch.py")) == {"/head"}
     asked = started("head.launch.py", microphone="partner", speaker="true")
@@ -132,6 +143,46 @@ def test_the_commands_go_to_the_controller_that_is_named(started):
         ]
 
 
+def test_the_controller_that_is_named_takes_the_place_of_the_profiles(started):
+    nodes = started("head.launch.py", robot="stretch", controller="neck")
+    assert list(nodes["timar_ros", "/head"].expanded_remapping_rules) == [
+        ("stretch_controller/joint_trajectory", "neck/joint_trajectory")
+    ]
+    assert not started("head.launch.py", robot="stretch")["timar_ros", "/head"].expanded_remapping_rules
+    for controller, topic in (("neck", "/neck/joint_trajectory"), ("", "/stretch_controller/joint_trajectory")):
+        (command,) = started("record.launch.py", robot="stretch", controller=controller).values()
+        assert [word for word in command if word.endswith("/joint_trajectory")] == [topic]
+
+
+MINE = {"autostart": False, "command": "joint_trajectory", "use_sim_time": True, "temperature": 0.4, "hop_frames": 1}
+
+
+@pytest.mark.parametrize("file", ["head.launch.py", "simulated.launch.py", "robot_with_tts.launch.py"])
+def test_arguments_that_are_not_given_leave_a_parameter_to_the_file(started, tmp_path, file):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"/**/head": {"ros__parameters": MINE}}), encoding="utf-8")
+    head = started(file, params_file=str(mine))["timar_ros", "/head"]
+    assert MINE.items() <= parameters(head, "head").items()
+
+
+def test_arguments_that_are_given_win_over_the_file(started):
+    numbers = {"lookahead_ms": "0", "temperature": "1", "intensity": "0.3", "hop_frames": "4"}
+    others = {"autostart": "false", "use_sim_time": "true", "own_voice": "queued", "policy": "5"}
+    told = parameters(started("head.launch.py", **numbers, **others)["timar_ros", "/head"], "head")
+    assert (told["autostart"], told["use_sim_time"], told["own_voice"], told["policy"]) == (False, True, "queued", "5")
+    assert (told["temperature"], told["intensity"]) == (1.0, 0.3)
+    assert (told["hop_frames"], told["lookahead_ms"]) == (4, 0)
+    assert isinstance(told["temperature"], float)
+
+
+@pytest.mark.parametrize("file", ["simulated.launch.py", "robot_with_tts.launch.py"])
+def test_a_simulated_head_takes_what_the_head_node_commands(started, file):
+    nodes = started(file, robot="nao", command="joint_trajectory", simulated="true")
+    for name in ("head", "simulated_head"):
+        told = parameters(nodes["timar_ros", f"/{name}"], name)
+        assert (told["robot"], told["command"]) == ("nao", "joint_trajectory")
+
+
 def test_rviz_shows_a_simulated_head_of_any_robot(started):
     nodes = started("rviz.launch.py", robot="tiago", command="joint_trajectory")
     assert names(nodes) == {"/simulated_head", "/robot_state_publisher", "/rviz"}
@@ -178,6 +229,16 @@ def test_every_launch_argument_is_described(file):
     assert all("description" in argument for argument in arguments)
     without_default = [a[""][0].value for a in arguments if "default_value" not in a]
     assert without_default == (["bag"] if file == "replay.launch.py" else [])
+
+
+def test_every_argument_for_the_head_is_a_parameter_of_its_type():
+    from timar_ros.nodes.head_parameters import PARAMETERS
+
+    tree = ast.parse((ROOT / "launch" / "head.launch.py").read_text(encoding="utf-8"))
+    (table,) = [n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "HEAD_PARAMETERS"]
+    arguments = {key.value: row.elts[0].id for key, row in zip(table.keys, table.values, strict=True)}
+    types = {parameter.name: type(parameter.default).__name__ for parameter in PARAMETERS}
+    assert arguments == {name: types[name] for name in arguments}
 
 
 @pytest.mark.parametrize("file", ["head.launch.py", "simulated.launch.py", "rviz.launch.py"])

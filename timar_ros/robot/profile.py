@@ -189,6 +189,25 @@ def profile_names() -> list[str]:
     return sorted(file.stem for file in Path(share_path("config", "robots")).glob("*.yaml"))
 
 
+def controller_remappings(robot: str, controller: str) -> list[tuple[str, str]]:
+    """What brings a neck's trajectories to another joint_trajectory_controller than the one its profile names.
+
+    Args:
+        robot: a profile's name or path; empty: generic.
+        controller: the controller's name; empty: the profile's.
+
+    Returns:
+        (topic, topic instead); empty where the controller is the profile's.
+
+    Raises:
+        TimarError: as `RobotProfile.load`.
+    """
+    if not controller:
+        return []
+    topic = RobotProfile.load(robot or "generic").taking_trajectories().command.topic
+    return [(topic, f"{controller}/joint_trajectory")]
+
+
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:

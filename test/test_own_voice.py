@@ -14,11 +14,12 @@ from conftest import Graph, NodeProcess
 pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Int16MultiArray
+from std_msgs.msg import Bool, Empty, Int16MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES
@@ -124,6 +125,45 @@ def test_a_muted_partner_is_not_heard(graph):
     assert graph.call(SetBool, "head/mute_partner", SetBool.Request(data=False)).success
     graph.wait_until(lambda: len(packets) > count + 10, "the partner to be heard again")
     assert microphone.running
+
+
+def test_deactivation_breaks_the_own_voice_off_and_tells_that_nobody_speaks(graph):
+    graph.start_node("head_node", {"own_voice": "queued"}).wait_for_output("active", timeout=90)
+    packets = graph.collect(Int16MultiArray, "head/voice")
+    flushed = graph.collect(Empty, "head/voice_flush")
+    told = {
+        topic: graph.collect(kind, topic, LATCHED)
+        for topic, kind in {"self/is_speaking": Bool, "partner/is_speaking": Bool, "head/floor": String}.items()
+    }
+    voice = graph.publisher(Int16MultiArray, "microphone/audio", 5000)
+
+    def newest() -> list:
+        return [messages[-1][1].data if messages else None for messages in told.values()]
+
+    def loud(since_ns: int) -> bool:
+        return bool((sound(packets, since_ns)[1] > 0.02).any())
+
+    def change_state(transition: int, reached: str) -> None:
+        request = ChangeState.Request()
+        request.transition.id = transition
+        answer = graph.call(ChangeState, "head/change_state", request, again_s=20)
+        state = graph.call(GetState, "head/get_state", GetState.Request()).current_state.label
+        assert answer.success or state == reached
+
+    say(voice, speech(60.0))
+    graph.wait_until(lambda: newest() == [True, False, "self"], "the own voice")
+    change_state(4, "inactive")
+    inactive_ns = graph.now_ns()
+    graph.wait_until(lambda: newest() == [False, False, "nobody"], "silence to be told")
+    assert flushed, "the speaker and the synthesiser must fall silent as well"
+    graph.wait_until(lambda: graph.now_ns() > inactive_ns + 700 * MS, "what may come after")
+    assert not [t for t, _ in packets if t > inactive_ns + 100 * MS]
+    change_state(3, "active")
+    active_ns = graph.now_ns()
+    graph.wait_until(lambda: sum(t > active_ns for t, _ in packets) > 50, "the voice topic, silent")
+    assert not loud(active_ns)
+    say(voice, speech(1.0))
+    graph.wait_until(lambda: loud(active_ns), "what is said now")
 
 
 # The tests from here on share a head, a speaker and a recorder, which run to the end of the module.

@@ -117,6 +117,7 @@ class HeadNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_threads()
+        self._fall_silent()  # before the publishers are told that they are inactive
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -389,6 +390,13 @@ class HeadNode(LifecycleNode):
                 "floor": boundary.floor.value,
             }
             self._turns.publish(String(data=json.dumps(turn)))
+
+    def _fall_silent(self) -> None:
+        """Nothing more is said, and who hears of it later is told that nobody speaks."""
+        self._voices.end(self._now_ns())
+        self._say("self", self._speaking[SELF], Bool(data=False))
+        self._say("partner", self._speaking[PARTNER], Bool(data=False))
+        self._say("floor", self._floors, String(data=Floor.NOBODY.value))
 
     def _say(self, what: str, publisher, message) -> None:
         if self._said.get(what) != message.data:

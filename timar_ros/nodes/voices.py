@@ -101,7 +101,7 @@ class Voices:
         playout_delay_ns: from a frame's capture until the head shows it; told on the latched `~/playout_delay` (ms),
             beside `~/lips_lead` (ms), by how much later than that the sound is due.
         hear: takes a party, a chunk in real time and its time of arrival in ns.
-        mouth: closes when the own voice is broken off or muted, opens when it sounds again.
+        mouth: closes when the own voice is broken off or muted, opens when it sounds again or a conversation begins.
     """
 
     def __init__(
@@ -132,7 +132,8 @@ class Voices:
         if self.queued:
             self._make_player()
         self._tell_muted()
-        self.begin()
+        self._forget()
+        self._active = False
 
     @property
     def queued(self) -> bool:
@@ -140,6 +141,16 @@ class Voices:
 
     def begin(self) -> None:
         """A conversation begins: nothing is queued, no echo is known. What is muted stays muted."""
+        self._forget()
+        self._mouth.open(self._now_ns())
+        self._active = True
+
+    def end(self, now_ns: int) -> None:
+        """It ends: the own voice is broken off, and nothing is given out until another one begins."""
+        self.flush(now_ns)
+        self._active = False
+
+    def _forget(self) -> None:
         choice = self._settings.echo_cancel
         self._queue = VoiceQueue(self._settings.audio_rate)
         self._echo = None if choice == "off" else EchoCanceller(choice == "on" or self.queued)
@@ -217,6 +228,8 @@ class Voices:
 
     def _speak(self) -> None:
         """Give out what is due of the queue, to the conversation and to the speaker node."""
+        if not self._active:
+            return
         now_ns = self._now_ns()
         with self._queueing:
             packets = self._queue.due(now_ns)

@@ -1,18 +1,22 @@
 """The example synthesiser: what is to be said is heard from its first word on, or not at all."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
-from std_msgs.msg import Int16MultiArray, String
+from std_msgs.msg import Empty, Int16MultiArray, String
+
+from timar_ros.stream.voice_queue import OVERTAKEN_MS
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("espeak-ng") or shutil.which("flite")), reason="neither espeak-ng nor flite is installed"
 )
 RATE = 16_000
+MS = 1_000_000
 SENTENCES = ("Hello.", "It is good to see you.")
 
 
@@ -33,6 +37,22 @@ def test_what_is_said_waits_for_a_head_and_is_heard_from_its_first_word(start_no
     graph.wait_until(lambda: len(heard()) / RATE > said_s - 0.15, "all that was said")
     assert len(heard()) / RATE == pytest.approx(said_s, abs=0.15)
     assert np.abs(heard()[: RATE // 2]).max() > 1000
+
+
+def test_after_a_barge_in_nothing_is_sent_for_a_moment(start_node, graph):
+    """The head takes what then comes for what was on its way."""
+    start_node("synthesiser_node", {"head": "test"}).wait_for_output("speaking with")
+    packets = graph.collect(Int16MultiArray, "microphone/audio")
+    say, flush = graph.publisher(String, "say"), graph.publisher(Empty, "test/voice_flush")
+    say.publish(String(data="Hello."))
+    graph.wait_until(lambda: packets, "sound")  # all is matched from here on
+    time.sleep(0.5)
+    flushed_ns = graph.now_ns()
+    flush.publish(Empty())
+    time.sleep(0.02)  # or the text might come before it, and be forgotten
+    say.publish(String(data="Yes?"))
+    graph.wait_until(lambda: packets[-1][0] > flushed_ns, "what is said after it")
+    assert min(t for t, _ in packets if t > flushed_ns) > flushed_ns + OVERTAKEN_MS * MS
 
 
 def test_what_waits_for_a_head_is_forgotten_when_the_synthesiser_ends(start_node, graph):

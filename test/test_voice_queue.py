@@ -138,10 +138,36 @@ def test_a_flush_drops_what_was_not_given_out():
     queue = begun()
     queue.push(chunk(tone(2.0)), START)
     spoken(queue, 10, 510)
-    assert queue.flush() / MS == pytest.approx(1540, abs=11)
+    assert queue.flush(START + 510 * MS) / MS == pytest.approx(1540, abs=11)
     assert not spoken(queue, 520, 1000).any()
     queue.push(chunk(tone(0.2)), START + 1000 * MS)
     assert (np.abs(spoken(queue, 1000, 1500)) > 0).sum() / RATE == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("before_ms", "arrival_ms", "stamp_ms", "said"),
+    [
+        (5, 5, None, False),  # unstamped, amid a burst
+        (5, 150, None, True),
+        (200, 5, None, True),  # the burst was over
+        (200, 5, -1, False),
+        (200, 300, -1, False),  # stamped before the flush, kept long by the network
+        (5, 5, 1, True),  # said since, at once
+        (5, 600, -1, True),  # the synthesiser's clock is late
+    ],
+)
+def test_what_was_on_its_way_at_a_flush_is_dropped_and_what_is_said_since_is_spoken(
+    before_ms, arrival_ms, stamp_ms, said
+):
+    queue = begun()
+    queue.push(chunk(tone(2.0)), START)
+    spoken(queue, 10, 510)
+    queue.push(chunk(tone(0.1)), START + (510 - before_ms) * MS)
+    queue.flush(START + 510 * MS)
+    arrival_ms += 510
+    queue.push(chunk(tone(0.2), None if stamp_ms is None else 510 + stamp_ms), START + arrival_ms * MS)
+    assert spoken(queue, arrival_ms, arrival_ms + 500).any() == said
+    assert queue.health(START + arrival_ms * MS)[2]["overtaken"] == (not said)
 
 
 def test_more_than_five_minutes_are_refused_with_what_to_do():
@@ -223,7 +249,7 @@ def test_a_sentence_that_finds_the_queue_empty_begins_as_soon_as_ever_and_is_kno
 
 def test_nothing_is_known_of_what_was_flushed():
     queue = begun()
-    events = {50: lambda: queue.push(chunk(tone(2.0)), START), 800: queue.flush}
+    events = {50: lambda: queue.push(chunk(tone(2.0)), START), 800: lambda: queue.flush(START + 800 * MS)}
     frames, known = heard(queue, events, 1.5)
     after = np.array([frame.stamp_ns + FRAME_NS > START + 790 * MS for frame in frames])  # asked for from then on
     assert loud(known)[~after][-5:].all()

@@ -1,8 +1,9 @@
 """An example synthesiser: says what comes on `say` (std_msgs/String), sentence by sentence, as fast as it can.
 
 The sound goes out in one burst a sentence on `microphone/audio`, for a head node with `own_voice:=queued`. When that
-is told to `~/flush`, sentences that wait are forgotten here too. With `keyboard:=true` lines that are typed are said;
-an empty line is a barge-in: it calls `~/flush`.
+is told to `~/flush`, sentences that wait are forgotten here too, and nothing is sent for a moment, since the head takes
+what then comes for what was on its way. For the same reason all of a text is stamped with when it was begun. With
+`keyboard:=true` lines that are typed are said; an empty line is a barge-in: it calls `~/flush`.
 
     say, keyboard -> sentences -> espeak-ng, flite or piper -> microphone/audio
 """
@@ -32,6 +33,7 @@ from timar_ros.stream.audio_messages import (
     make_message,
 )
 from timar_ros.stream.synthesis import ENGINES, Synthesiser, sentences
+from timar_ros.stream.voice_queue import OVERTAKEN_MS
 
 HEAD_TIMEOUT_S = 3.0
 """So long a head node is waited for where others listen."""
@@ -71,6 +73,7 @@ class SynthesiserNode(Node):
         self._texts: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
         self._broken_off = 0
         """How often speech was broken off: texts from before are not said any more."""
+        self._silent_until = 0.0
         self.create_subscription(String, "say", lambda message: self._say(message.data), QoSProfile(depth=50))
         self._thread = threading.Thread(target=self._speak_all, name="synthesiser")
         self._thread.start()
@@ -86,19 +89,21 @@ class SynthesiserNode(Node):
         self._thread.join()
 
     def _say(self, text: str) -> None:
-        for sentence in sentences(text):
-            self._texts.put((self._broken_off, sentence))
+        self._texts.put((self._broken_off, text))
 
     def _speak_all(self) -> None:
         while (item := self._texts.get()) is not None:
-            before, sentence = item
-            try:
-                if before == self._broken_off:
-                    self._publish(before, sentence)
-            except TimarError as error:
-                self.get_logger().error(str(error))
+            before, text = item
+            time.sleep(max(0.0, self._silent_until - time.monotonic()))
+            begun_ns = self.get_clock().now().nanoseconds
+            for sentence in sentences(text):
+                try:
+                    if before == self._broken_off:
+                        self._publish(before, sentence, begun_ns)
+                except TimarError as error:
+                    self.get_logger().error(str(error))
 
-    def _publish(self, before: int, sentence: str) -> None:
+    def _publish(self, before: int, sentence: str, begun_ns: int) -> None:
         chunk = self._synthesise(sentence)
         if not self._wait_for_listeners(before):
             return
@@ -109,7 +114,8 @@ class SynthesiserNode(Node):
             if before != self._broken_off:
                 return
             part = samples[at : at + size].astype(np.float32)
-            self._audio.publish(make_message(self._class, self._type, part, rate, self.get_clock().now().nanoseconds))
+            # No two packets have the same stamp, or equal ones would be taken for one that came twice.
+            self._audio.publish(make_message(self._class, self._type, part, rate, begun_ns + at))
         self.get_logger().info(f"said {sentence!r}: {len(samples) / rate:.1f} s")
 
     def _wait_for_listeners(self, before: int) -> bool:
@@ -141,6 +147,7 @@ class SynthesiserNode(Node):
                 self._break_off()
 
     def _forget(self, _message: Empty | None = None) -> None:
+        self._silent_until = time.monotonic() + OVERTAKEN_MS / 1000
         self._broken_off += 1
 
     def _break_off(self) -> None:

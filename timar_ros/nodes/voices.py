@@ -4,8 +4,8 @@
   latched `self/is_muted` and `partner/is_muted` tell the other nodes, which then do not publish, play or record it.
 - With `own_voice: queued` the own voice may come in bursts (`stream.voice_queue`). What is spoken, in real time, goes
   to the conversation and out on `~/voice`, which the speaker node plays. `~/flush` (std_srvs/Trigger) drops the rest,
-  tells the speaker node on `~/voice_flush` to be silent, and closes the mouth. What is queued is known before it is
-  spoken: with `lookahead_ms` the policy hears it by so much earlier, nothing else does, and nothing is spoken later.
+  tells speaker and synthesiser on `~/voice_flush` to be silent, and closes the mouth. What is queued is known before it
+  is spoken: with `lookahead_ms` the policy hears it by so much earlier, nothing else does, and nothing is spoken later.
 - The own voice is taken out of the partner's frames (`stream.echo`).
 """
 
@@ -191,7 +191,7 @@ class Voices:
     def flush(self, now_ns: int) -> int:
         """Break the own voice off: nothing of it is heard any more, the mouth closes. The ns of speech dropped."""
         with self._queueing:
-            dropped_ns = self._queue.flush()
+            dropped_ns = self._queue.flush(now_ns)
         if self.queued:
             self._flushed.publish(Empty())
         self._mouth.close(now_ns)

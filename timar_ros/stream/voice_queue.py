@@ -27,6 +27,10 @@ LONGEST_PAUSE_NS = 5_000_000_000
 UNDERRUN_NS = 500_000_000
 """Speech that comes again within so much of its end was not ended: the synthesiser was too slow."""
 TOLERANCE_NS = 30_000_000
+OVERTAKEN_MS = 100
+"""Sound without a stamp that comes within so much of a flush amid a burst belongs to that burst."""
+_LATEST_NS = 500_000_000
+"""A stamp from before a flush on sound that comes later than this after it is one of another clock."""
 KEPT_MS = 1_500
 """What was given out is remembered for so long, for who asks late: longer than a late hop lasts."""
 _FILTER_MS = 20
@@ -54,7 +58,11 @@ class VoiceQueue:
         self._spoken_to_ns: int | None = None  # end of the speech given out last
         self._stamp_end_ns: int | None = None  # where the next stamp would carry on
         self._last: tuple[int, bytes] | None = None
-        self._count = dict.fromkeys(("chunks", "underruns", "overlaps", "back_in_time", "doubles", "flushes"), 0)
+        self._came_ns: int | None = None  # the newest sound
+        self._flushed_ns: int | None = None
+        self._flushed_burst = False
+        counters = ("chunks", "underruns", "overlaps", "back_in_time", "doubles", "flushes", "overtaken")
+        self._count = dict.fromkeys(counters, 0)
         self._told: tuple[int, str] | None = None
 
     @property
@@ -63,7 +71,7 @@ class VoiceQueue:
         return self._queued * _SECOND // self.rate
 
     def push(self, chunk: AudioChunk, now_ns: int) -> None:
-        """Take sound that came now, to be spoken after all that came before.
+        """Take sound that came now, to be spoken after all that came before. What a flush overtook is dropped.
 
         Raises:
             TimarError: five minutes are queued already.
@@ -71,6 +79,10 @@ class VoiceQueue:
         if not len(chunk.samples):
             return
         self._count["chunks"] += 1
+        self._came_ns = now_ns
+        if self._is_overtaken(chunk, now_ns):
+            self._count["overtaken"] += 1
+            return
         content = chunk.samples.tobytes()
         if chunk.stamp_ns is not None and self._last == (chunk.stamp_ns, content):
             self._count["doubles"] += 1
@@ -119,9 +131,11 @@ class VoiceQueue:
         at = round(around * SAMPLE_RATE / self.rate)
         return StreamResampler(self.rate, SAMPLE_RATE).push(samples)[at : at + FRAME_SAMPLES]
 
-    def flush(self) -> int:
-        """Drop all that was not given out yet; the ns of speech that were dropped."""
+    def flush(self, now_ns: int) -> int:
+        """Drop all that was not given out yet, and what is on its way; the ns of speech that were dropped."""
         dropped_ns = self.queued_ns
+        self._flushed_ns = now_ns
+        self._flushed_burst = self._came_ns is not None and now_ns - self._came_ns < OVERTAKEN_MS * _MS
         self._count["flushes"] += 1
         self._queue.clear()
         self._queued = 0
@@ -133,6 +147,14 @@ class VoiceQueue:
         told = self._told[1] if self._told and now_ns - self._told[0] < _SHOWN_NS else ""
         said = f"{self.queued_ns / _SECOND:.1f} s are queued" if self._queued else "nothing is queued"
         return bool(told), told or said, {"queued_ms": self.queued_ns // _MS, **self._count}
+
+    def _is_overtaken(self, chunk: AudioChunk, now_ns: int) -> bool:
+        """Whether it was on its way when a flush came."""
+        if self._flushed_ns is None or not 0 <= now_ns - self._flushed_ns < _LATEST_NS:
+            return False
+        if chunk.stamp_ns is None:
+            return self._flushed_burst and now_ns - self._flushed_ns < OVERTAKEN_MS * _MS
+        return chunk.stamp_ns < self._flushed_ns
 
     def _see_underrun(self, now_ns: int) -> None:
         if self._spoken_to_ns is not None and now_ns - self._spoken_to_ns < UNDERRUN_NS:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from timar_ros.demo import Graph, prepare_folder, show_results
 from timar_ros.errors import TimarError
-from timar_ros.stream.synthesis import AUTO, ENGINES, Synthesiser
+from timar_ros.stream.synthesis import ALL_SAID, AUTO, ENGINES, Synthesiser, sentences
 
 # After the last sentence: until it was heard and the mouth is closed again.
 HEARD_OUT_S = 1.5
 BETWEEN_S = 0.8
 SAID_TIMEOUT_S = 30.0
+LOOK_S = 0.05
 VOICE_TOPIC = "/head/voice"
 LOOKAHEAD_MS = 120
 
@@ -46,15 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    Synthesiser(args.engine, args.voice)  # refuses here what is not installed
+    Synthesiser(args.engine, args.voice)("Hello.")  # refuses here what is not installed, or no voice of it
+    lines = [" ".join(line.split()) for line in args.say or ()]
+    if wordless := [line for line in lines if not sentences(line)]:
+        raise TimarError(f"there is no word in {wordless[0]!r}; give a sentence to say")
     with tempfile.TemporaryDirectory(prefix="timar_talk_") as folder:
         out = prepare_folder(args.out) if args.out else Path(folder)
         with Graph(out / "logs") as graph:
             if args.out:
                 graph.start("recorder", "recorder", out=str(out / "bag"))
             keyboard = _start(graph, args)
-            if args.say:
-                _say_all(graph, keyboard, args.say)
+            if lines:
+                _say_all(graph, keyboard, lines)
             else:
                 _take_lines(graph, keyboard)
         return show_results(out, video=True, topics={"self_audio": VOICE_TOPIC}) if args.out else 0
@@ -89,35 +96,79 @@ def _type(keyboard: subprocess.Popen, line: str) -> None:
         raise TimarError("the synthesiser ended; what it said is told above or in its log") from error
 
 
+class _Speech:
+    """What the synthesiser has said, as its log tells.
+
+    Attributes:
+        until: when all of it is heard, s since the epoch.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._known = 0
+        self.until = 0.0
+
+    def look(self) -> int:
+        """How many sentences were said by now; to be called often.
+
+        Raises:
+            TimarError: a node ended by itself.
+        """
+        self._graph.check()
+        said = re.findall(r"said .*: (\d+\.\d) s$", self._graph.log("synthesiser"), re.MULTILINE)
+        for seconds in said[self._known :]:
+            self.until = max(self.until, time.time()) + float(seconds)
+        self._known = len(said)
+        return self._known
+
+
 def _say_all(graph: Graph, keyboard: subprocess.Popen, lines: list[str]) -> None:
     """Say the sentences one after the other, each when the one before it was heard."""
+    speech = _Speech(graph)
     for number, line in enumerate(lines):
-        before, begun = len(_said(graph)), time.time()
         print(f"saying: {line}", flush=True)
+        begun, expected = time.time(), speech.look() + len(sentences(line))
         _type(keyboard, line)
         rest_s = HEARD_OUT_S if number == len(lines) - 1 else BETWEEN_S
-        heard_out = begun + SAID_TIMEOUT_S
-        while time.time() < heard_out:
-            graph.check()
-            time.sleep(0.05)
-            if said := _said(graph)[before:]:
-                heard_out = begun + sum(said) + rest_s
-            else:
-                begun += 0.05
-        if not _said(graph)[before:]:
-            raise TimarError(f"{line!r} was not said within {SAID_TIMEOUT_S:.0f} s; try another text or engine")
-
-
-def _said(graph: Graph) -> list[float]:
-    """Lengths in s of all sentences said so far, as the synthesiser tells them."""
-    return [float(seconds) for seconds in re.findall(r"said .*: (\d+\.\d) s$", graph.log("synthesiser"), re.MULTILINE)]
+        while (lacking := speech.look() < expected) or time.time() < speech.until + rest_s:
+            if lacking and time.time() > max(begun, speech.until) + SAID_TIMEOUT_S:
+                raise TimarError(f"{line!r} was not said within {SAID_TIMEOUT_S:.0f} s; try another text or engine")
+            time.sleep(LOOK_S)
 
 
 def _take_lines(graph: Graph, keyboard: subprocess.Popen) -> None:
-    print("Type a sentence and press Enter; an empty line breaks off; Ctrl-D ends.", flush=True)
+    """Say what is typed until its end, and wait until that was heard; Ctrl-C ends at once."""
+    print(
+        "Type a sentence and press Enter; an empty line breaks off; Ctrl-D ends when all was heard, Ctrl-C at once.",
+        flush=True,
+    )
+    speech = _Speech(graph)
     try:
-        for line in sys.stdin:
-            graph.check()
-            _type(keyboard, line.rstrip("\n"))
+        for line in _typed_lines(speech.look):
+            _type(keyboard, line)
+            if not line.strip():
+                speech.until = time.time()
+        keyboard.stdin.close()
+        all_said = False
+        while not all_said or time.time() < speech.until + HEARD_OUT_S:
+            time.sleep(LOOK_S)
+            all_said = ALL_SAID in graph.log("synthesiser")
+            speech.look()
     except KeyboardInterrupt:
         print()
+
+
+def _typed_lines(meanwhile: Callable[[], object]) -> Iterator[str]:
+    """The lines of the keyboard, or of what is piped in; calls `meanwhile` again and again while it waits for them."""
+    held = b""
+    while True:
+        meanwhile()
+        if not select.select([sys.stdin], [], [], LOOK_S)[0]:
+            continue
+        part = os.read(sys.stdin.fileno(), 4096)
+        *lines, held = (held + part).split(b"\n")
+        if not part and held:
+            lines = [held]
+        yield from (line.decode(errors="replace") for line in lines)
+        if not part:
+            return

@@ -32,7 +32,7 @@ from timar_ros.stream.audio_messages import (
     import_message_class,
     make_message,
 )
-from timar_ros.stream.synthesis import ENGINES, Synthesiser, sentences
+from timar_ros.stream.synthesis import ALL_SAID, ENGINES, Synthesiser, sentences
 from timar_ros.stream.voice_queue import OVERTAKEN_MS
 
 HEAD_TIMEOUT_S = 3.0
@@ -70,7 +70,8 @@ class SynthesiserNode(Node):
         publish_format(self, self._audio.topic_name, self._type, settings.rate)
         self._flush = self.create_client(Trigger, f"{settings.head}/flush")
         self.create_subscription(Empty, f"{settings.head}/voice_flush", self._forget, QoSProfile(depth=1))
-        self._texts: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
+        self._texts: SimpleQueue[tuple[int, str] | str | None] = SimpleQueue()
+        """Texts with how often speech was broken off before them; `ALL_SAID` to be told; None at the end."""
         self._broken_off = 0
         """How often speech was broken off: texts from before are not said any more."""
         self._silent_until = 0.0
@@ -93,6 +94,9 @@ class SynthesiserNode(Node):
 
     def _speak_all(self) -> None:
         while (item := self._texts.get()) is not None:
+            if item == ALL_SAID:
+                self.get_logger().info(ALL_SAID)
+                continue
             before, text = item
             time.sleep(max(0.0, self._silent_until - time.monotonic()))
             begun_ns = self.get_clock().now().nanoseconds
@@ -145,6 +149,7 @@ class SynthesiserNode(Node):
                 self._say(line)
             else:
                 self._break_off()
+        self._texts.put(ALL_SAID)
 
     def _forget(self, _message: Empty | None = None) -> None:
         self._silent_until = time.monotonic() + OVERTAKEN_MS / 1000

@@ -16,6 +16,8 @@ from timar_ros.stream.audio_messages import AudioChunk
 
 ENGINES = ("espeak-ng", "flite", "piper")
 AUTO = "auto"
+ALL_SAID = "all that was typed was said"
+"""What the synthesiser node logs when it comes to the end of what is typed."""
 LONGEST_S = 60.0
 """A synthesiser that takes longer for one sentence has failed."""
 

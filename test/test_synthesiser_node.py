@@ -1,7 +1,11 @@
 """The example synthesiser: what is to be said is heard from its first word on, or not at all."""
 
+import logging
 import shutil
 import time
+from functools import partial
+from queue import SimpleQueue
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +14,9 @@ pytest.importorskip("rclpy")
 
 from std_msgs.msg import Empty, Int16MultiArray, String
 
-from timar_ros.stream.voice_queue import OVERTAKEN_MS
+from timar_ros.nodes import synthesiser_node
+from timar_ros.stream.audio_messages import AudioChunk
+from timar_ros.stream.voice_queue import OVERTAKEN_MS, RESERVE_MS, VoiceQueue
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("espeak-ng") or shutil.which("flite")), reason="neither espeak-ng nor flite is installed"
@@ -53,6 +59,32 @@ def test_after_a_barge_in_nothing_is_sent_for_a_moment(start_node, graph):
     say.publish(String(data="Yes?"))
     graph.wait_until(lambda: packets[-1][0] > flushed_ns, "what is said after it")
     assert min(t for t, _ in packets if t > flushed_ns) > flushed_ns + OVERTAKEN_MS * MS
+
+
+def test_a_text_is_stamped_with_its_beginning_and_spoken_without_a_pause(monkeypatch):
+    """With a type of message that has a stamp, none of which is on a package index."""
+    stamps_ns, queue = [], VoiceQueue(RATE)
+    monkeypatch.setattr(synthesiser_node, "make_message", lambda _class, _type, samples, rate, stamp_ns: stamp_ns)
+    node = SimpleNamespace(
+        _texts=SimpleQueue(), _broken_off=0, _silent_until=0.0, _wait_for_listeners=lambda before: True,
+        _class=None, _type="", _audio=SimpleNamespace(publish=stamps_ns.append),
+        _settings=SimpleNamespace(rate=RATE, packet_ms=50), get_logger=lambda: logging.getLogger(),
+        get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=time.time_ns())),
+    )  # fmt: skip
+    node._publish = partial(synthesiser_node.SynthesiserNode._publish, node)
+
+    def synthesise(_sentence: str) -> AudioChunk:
+        time.sleep(0.2)
+        return AudioChunk(None, RATE, np.zeros(RATE // 5, np.float32))
+
+    node._synthesise = synthesise
+    node._texts.put((0, "One. Two."))
+    node._texts.put(None)
+    synthesiser_node.SynthesiserNode._speak_all(node)
+    assert len(stamps_ns) == 8 and np.diff(stamps_ns).all() and np.ptp(stamps_ns) < MS
+    for stamp_ns in stamps_ns:
+        queue.push(AudioChunk(stamp_ns, RATE, np.zeros(RATE // 20, np.float32)), stamps_ns[0])
+    assert queue.queued_ns == (8 * 50 + RESERVE_MS) * MS
 
 
 def test_what_waits_for_a_head_is_forgotten_when_the_synthesiser_ends(start_node, graph):

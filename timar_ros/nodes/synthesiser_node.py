@@ -118,7 +118,7 @@ class SynthesiserNode(Node):
             if before != self._broken_off:
                 return
             part = samples[at : at + size].astype(np.float32)
-            # No two packets have the same stamp, or equal ones would be taken for one that came twice.
+            # Not the same as the packet before: equal ones would be taken for one that came twice.
             self._audio.publish(make_message(self._class, self._type, part, rate, begun_ns + at))
         self.get_logger().info(f"said {sentence!r}: {len(samples) / rate:.1f} s")
 

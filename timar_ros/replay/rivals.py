@@ -1,7 +1,7 @@
 """What a policy has to be better than: motion that hears nothing, or loudness alone, or that made the data.
 
 A rival stands wherever a policy's name does (`timar evaluate --policy mine still noise`). Like a policy it knows
-people, of all the conversations at hand, but not the one it stands for.
+people, those of all the conversations at hand, but not which of them it stands for; of a single conversation, its one.
 """
 
 from __future__ import annotations

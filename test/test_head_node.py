@@ -13,7 +13,7 @@ from conftest import TIMEOUT_S, Graph, NodeProcess
 pytest.importorskip("rclpy")
 
 from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import QuaternionStamped
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterType
@@ -255,6 +255,24 @@ def test_the_lifecycle_is_managed_and_deactivation_halts_and_silences(graph):
     assert change_state(graph, DEACTIVATE) and change_state(graph, CLEANUP)
     assert change_state(graph, CONFIGURE) and state(graph) == "inactive"
     assert head.stop() == 0
+
+
+def test_a_head_that_nobody_tells_of_is_not_commanded_and_the_diagnostics_say_so(graph):
+    head = graph.start_node("head_node")
+    commands = graph.collect(JointTrajectory, "head_controller/joint_trajectory")
+    told = graph.collect(DiagnosticArray, "/diagnostics")
+    joints = graph.publisher(JointState, "joint_states")
+
+    def errors() -> list[str]:
+        joints.publish(JointState(name=["neck_yaw", "neck_pitch", "tilt"], position=[0.3, np.nan, 0.0]))
+        return [s.message for _, m in told for s in m.status if s.level == DiagnosticStatus.ERROR]
+
+    graph.wait_until(errors, "an error")
+    assert "does not tell where neck_pitch, neck_roll is" in errors()[0]
+    seen = len(told)
+    graph.wait_until(lambda: len(told) > seen + 2, "two seconds more")
+    assert commands == [] and head.running
+    assert head.output().count("/joint_states has not told where") == 1
 
 
 def test_wrong_messages_are_told_and_the_head_goes_on(graph):

@@ -222,25 +222,27 @@ class Body:
             self._node.get_logger().info(f"robot_description has tighter limits: {'; '.join(changes)}")
             self._neck.use(profile)
 
-    def status(self) -> tuple[str, bool, str, dict[str, object]]:
-        """Name, whether to warn, a sentence, and values for the diagnostics."""
+    def status(self) -> tuple[str, int, str, dict[str, object]]:
+        """Name, how bad it is (0 fine, 1 a warning, 2 an error), a sentence, and values for the diagnostics."""
         if self._paused:
-            warn, said = False, "paused: nothing is published that moves the head"
+            bad, said = 0, "paused: nothing is published that moves the head"
         elif self._stalled:
-            warn, said = True, "halted: the policy does not answer"
+            bad, said = 1, "halted: the policy does not answer"
+        elif self._neck.waits_in_vain:
+            bad, said = 2, f"not moved: joint_states does not tell where {', '.join(self._neck.unknown_joints)} is"
         elif not self._neck.holding:
-            warn, said = True, "waiting for joint_states to tell where the head is"
+            bad, said = 1, "waiting for joint_states to tell where the head is"
         elif self._performance.stale:
-            warn, said = False, "idle: no sound comes"
+            bad, said = 0, "idle: no sound comes"
         else:
-            warn, said = False, "moving"
+            bad, said = 0, "moving"
         values = {
             "paused": self._paused,
             "limits": self._limits_told,
             "looking_at": "a target" if self._gaze_until_ns else "ahead",
             "interruptions": self._neck.interruptions,
         }
-        return "motion", warn, said, values
+        return "motion", bad, said, values
 
     # The thread that shows the face
 

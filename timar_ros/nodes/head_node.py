@@ -67,6 +67,8 @@ PLAYOUT_RESERVE_MS = 92
 SLOW_STEP_MARGIN = 1.5
 # Silence before the first sound is told to recorders that come late, so that theirs is the whole conversation as well.
 KEPT_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Of diagnostics; those that are told whether to warn are 0 and 1 as well.
+_LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
 
 
@@ -438,11 +440,10 @@ class HeadNode(LifecycleNode):
         statuses.append(self._body.status())
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        for name, warn, said, values in statuses:
-            level = DiagnosticStatus.WARN if warn else DiagnosticStatus.OK
+        for name, bad, said, values in statuses:
             pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
             status = DiagnosticStatus(
-                level=level,
+                level=_LEVELS[int(bad)],
                 name=f"head: {name}",
                 message=said,
                 hardware_id=self._profile.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,12 +17,14 @@ from timar_ros.motion.trajectory import TrajectoryPlanner
 from timar_ros.nodes.neck_commands import PositionCommands, TrajectoryCommands
 from timar_ros.robot.profile import RobotProfile
 
-# How long `joint_states` is waited for before the head is taken to look straight ahead.
 UNKNOWN_POSITION_S = 3.0
-# For so long after that it is watched whether the head follows; it does if it is off by no more than these.
+"""How long `joint_states` is waited for, by the wall's clock, until it is told that something is wrong."""
+# For so long after it was taken up it is watched whether the head follows; it does if it is off by no more than these.
 _CONFIRM_NS = 5_000_000_000
 _MISSED_RAD = 0.03
 _MISSED_S = 0.2
+# A head that has moved less than this, while more was planned, has not had the commands.
+_STILL_RAD = 0.015
 # Where positions are sent one after the other, that at rest is sent a little longer, in case one is lost.
 _STANDS_NS = 50_000_000
 
@@ -55,6 +59,16 @@ class Neck:
         """Whether the head is being commanded."""
         return self._holding
 
+    @property
+    def unknown_joints(self) -> list[str]:
+        """Those whose position `joint_states` has not told since the head was let go; it is not moved before."""
+        return [name for name in self._profile.joint_names if name not in self._positions]
+
+    @property
+    def waits_in_vain(self) -> bool:
+        """Whether something is wrong with `joint_states`: it has been waited for too long."""
+        return bool(self.unknown_joints) and time.monotonic() - self._waiting_since_s > UNKNOWN_POSITION_S
+
     def begin(self) -> None:
         """Be ready to take up the head."""
         self.take()
@@ -73,8 +87,10 @@ class Neck:
             if now_ns < self._free_ns or (self._holding and now_ns > self._confirm_until_ns):
                 return
             state = deserialize_message(message, JointState)
-            self._felt_ns = now_ns
-            self._positions |= zip(state.name, state.position, strict=False)
+            named = zip(state.name, state.position, strict=False)
+            self._positions |= {name: position for name, position in named if math.isfinite(position)}
+            if self._holding:
+                self._confirm(now_ns)
 
     def use(self, profile: RobotProfile) -> None:
         """Keep other limits from now on; the head comes to rest within the old ones first."""
@@ -104,7 +120,6 @@ class Neck:
             if self._halted:
                 self._planner.ease_in()
                 self._halted = False
-            self._confirm()
             targets = self._retargeter.joints_for(rotations)
             self.commands.send(self._planner.plan(targets, first_due_ns, self._now_ns()), rests_on_ns)
             return True
@@ -136,7 +151,8 @@ class Neck:
         self._halted = False
         self._positions: dict[str, float] = {}
         self._confirm_until_ns = 0
-        self._waiting_since_ns = self._now_ns()
+        self._waiting_since_s = time.monotonic()
+        self._told_to_wait = False
 
     def _equip(self, profile: RobotProfile) -> None:
         self._profile = profile
@@ -147,30 +163,43 @@ class Neck:
         self.commands.send(self._planner.halt(self._now_ns()), None)
 
     def _take_up(self) -> bool:
-        names = self._profile.joint_names
-        missing = [name for name in names if name not in self._positions]
-        if missing:
-            waited_s = (self._now_ns() - max(self._waiting_since_ns, self._free_ns)) * 1e-9
-            if 0 <= waited_s < UNKNOWN_POSITION_S:
-                return False
-            self._node.get_logger().warning(
-                f"joint_states has not told {', '.join(missing)}; taking the head to look straight ahead. "
-                "Publish joint_states, so that the head takes up from where it is"
-            )
-        straight = dict(zip(names, self._retargeter.joints(np.zeros((1, 3)))[0], strict=True))
-        self._planner.resume(np.array([self._positions.get(name, straight[name]) for name in names]))
+        if self.unknown_joints:
+            if self.waits_in_vain and not self._told_to_wait:
+                self._told_to_wait = True
+                topic, unknown = self._node.resolve_topic_name("joint_states"), ", ".join(self.unknown_joints)
+                self._node.get_logger().warning(
+                    f"{topic} has not told where {unknown} is: the head is not moved until it does. Check that the "
+                    "robot publishes there, else remap joint_states, and that the profile's joints have its names"
+                )
+            return False
+        self._taken_up = self._felt()
+        self._planner.resume(self._taken_up)
         self._holding = True
-        self._confirm_until_ns = self._now_ns() + _CONFIRM_NS if not missing else 0
+        self._follows = self._told_off = False
+        self._confirm_until_ns = self._now_ns() + _CONFIRM_NS
         return True
 
-    def _confirm(self) -> None:
-        """Take the head up anew where its controller has missed the first commands: it had not found this node yet."""
-        if self._now_ns() > self._confirm_until_ns:
+    def _confirm(self, now_ns: int) -> None:
+        """Take the head up anew while it stands where it was: its controller, which had not found this node yet, has
+        missed the commands. A head that moves is left to its controller, however far it is off."""
+        felt = self._felt()
+        self._follows = self._follows or bool((np.abs(felt - self._taken_up) > _STILL_RAD).any())
+        position, velocity, _ = self._planner.at(now_ns)
+        off = np.abs(felt - position)
+        if not (off > _MISSED_RAD + _MISSED_S * np.abs(velocity)).any():
             return
-        felt = np.array([self._positions[name] for name in self._profile.joint_names])
-        position, velocity, _ = self._planner.at(self._felt_ns)
-        if (np.abs(felt - position) > _MISSED_RAD + _MISSED_S * np.abs(velocity)).any():
+        if not self._follows:
             self._planner.resume(felt)
+        elif not self._told_off:
+            self._told_off = True
+            joint = self._profile.joint_names[off.argmax()]
+            self._node.get_logger().warning(
+                f"{joint} is {off.max():.2f} rad off where it is commanded to be. Check its controller, its load "
+                "and its calibration"
+            )
+
+    def _felt(self) -> np.ndarray:
+        return np.array([self._positions[name] for name in self._profile.joint_names])
 
     def _planned(self, time_ns: int) -> np.ndarray | None:
         """[3, J] what is planned for a time; None once the head stands still."""

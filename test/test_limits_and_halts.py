@@ -399,6 +399,27 @@ def test_pause_lets_go_of_the_head_and_takes_it_up_where_it_is(scene, capsys):
 
 
 @pytest.mark.timeout(240)
+def test_taking_up_a_head_that_is_not_paused_does_not_break_its_motion_off(scene):
+    live = scene()
+    live.wait_until_moving()
+    target = live.graph.publisher(PointStamped, "head/look_at")
+    point = PointStamped()
+    for side in (1.0, -1.0, 1.0):
+        point.point.x, point.point.y = 1.0, side
+        target.publish(point)
+        live.graph.wait_until(lambda: live.speed() > 0.5, "the head in mid swing")
+        since = len(live.states) - 1
+        live.pause(False)
+        seen = len(live.states)
+        live.graph.wait_until(lambda seen=seen: len(live.states) > seen + 100, "a second after it")
+        states = [m for _, m in live.states[since:]]
+        speeds, times_s = np.array([m.velocity for m in states]), np.array([stamp_ns(m) for m in states]) * 1e-9
+        changes = np.abs(np.diff(speeds, axis=0)).max(axis=1)
+        assert (changes < 0.05 + 40.0 * np.diff(times_s)).all()  # rad/s^2
+    live.assert_within_limits()
+
+
+@pytest.mark.timeout(240)
 def test_deactivation_halts_and_activation_takes_up_the_head(scene, capsys):
     live = scene()
     live.wait_until_moving()

@@ -177,7 +177,7 @@ class Body:
             self._paused = True
             self._playout.clear()
             self._neck.release()
-        elif not request.data:
+        elif self._paused and not request.data:
             self._paused = False
             self._neck.take()
         response.success = True

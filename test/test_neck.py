@@ -11,10 +11,12 @@ pytest.importorskip("rclpy")
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 
-from timar_ros.motion.trajectory import Trajectory
+from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
 from timar_ros.nodes.neck import UNKNOWN_POSITION_S, Neck
+from timar_ros.nodes.neck_commands import TrajectoryCommands
 from timar_ros.rates import FRAME_NS
 from timar_ros.robot.profile import RobotProfile
+from timar_ros.robot.trajectory_controller import JointTrajectoryController
 
 MS = 1_000_000
 HOP_NS = 2 * FRAME_NS
@@ -54,6 +56,18 @@ class Stage:
         self.now_ns += HOP_NS
         self.wall_s += HOP_NS * 1e-9
         return self.neck.follow(np.array([rotation] * 2), self.now_ns + 60 * MS, None)
+
+    def slow(self, *seconds: float) -> None:
+        """Let the next plans take so long."""
+        planner, plan = self.neck._planner, self.neck._planner.plan
+        left = list(seconds)
+
+        def take_long(*arguments) -> Trajectory:
+            planned = plan(*arguments)
+            self.now_ns += round(left.pop(0) * 1e9) if left else 0
+            return planned
+
+        planner.plan = take_long
 
     def planned(self) -> np.ndarray:
         """[J] where the head is commanded to be now."""
@@ -123,3 +137,55 @@ def test_a_head_whose_controller_missed_the_first_commands_is_taken_up_anew(stag
         assert stage.hop(LEFT)
         stage.feel(*stage.planned())
     assert stage.warnings == []
+
+
+def test_a_command_that_took_too_long_is_planned_again_from_what_was_sent(stage, monkeypatch):
+    stages = [stage, Stage(monkeypatch)]
+    for each in stages:
+        each.feel(0.0, 0.0, 0.0)
+        for _ in range(8):
+            each.hop(LEFT)
+    slow, late = stages
+    slow.slow(0.06)
+    assert slow.hop(LEFT)
+    due_ns = late.now_ns + HOP_NS + 60 * MS
+    late.now_ns = slow.now_ns
+    assert late.neck.follow(np.array([LEFT] * 2), due_ns, None)
+    assert slow.sent[-1].join_ns == slow.now_ns + 20 * MS
+    np.testing.assert_array_equal(slow.sent[-1].positions, late.sent[-1].positions)
+    assert slow.neck.late_commands == 0 and len(slow.sent) == 9
+
+
+def test_commands_that_are_too_late_all_the_same_are_counted(stage):
+    stage.feel(0.0, 0.0, 0.0)
+    stage.hop()
+    stage.slow(0.06, 0.06)
+    assert stage.hop() and stage.neck.late_commands == 1
+
+
+def test_with_stamps_of_zero_jitter_between_arrivals_is_made_up_for_gently():
+    """Of a head that swings; each message arrives 0 to 20 ms after it was sent."""
+    now_ns, profile = 10**12, RobotProfile.load("generic")
+    messages = []
+    node = SimpleNamespace(
+        get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns)),
+        create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=messages.append),
+    )
+    commands = TrajectoryCommands(node, profile.command, JOINTS, lambda: True)
+    planner, controller = TrajectoryPlanner(profile), JointTrajectoryController(JOINTS)
+    planner.resume(np.zeros(3))
+    arriving, velocities = [], []
+    delays_ns = np.random.default_rng(0).integers(0, 20 * MS, 50)
+    for hop, delay_ns in enumerate(delays_ns.tolist()):
+        due_ns = now_ns + 60 * MS
+        seconds = (due_ns - 10**12 + np.arange(2) * FRAME_NS) * 1e-9
+        targets = 0.3 * np.sin(2 * np.pi * seconds[:, None]) * (1.0, 0.0, 0.0)
+        commands.send(planner.plan(targets, due_ns, now_ns), now_ns - 40 * MS)
+        arriving.append((now_ns + delay_ns, messages[hop]))
+        for _ in range(80):
+            while arriving and arriving[0][0] <= now_ns:
+                controller.accept(arriving.pop(0)[1], now_ns)
+            velocities.append(controller.sample(now_ns).velocities[0])
+            now_ns += MS
+    assert all(message.header.stamp.sec == 0 for message in messages)
+    assert np.abs(velocities).max() < 3.0  # 1.9 rad/s without jitter; made up for within 10 ms it takes 5

@@ -104,6 +104,7 @@ class TrajectoryPlanner:
         self._margin_ns = round(margin_ms * 1e6)
         self._ease_in_ns = max(round(ease_in_ms * 1e6), 1)
         self._motions: list[JerkMotion] = []
+        self._before: tuple = ()
         self._paths: dict[tuple[bytes, bytes], SmoothPath] = {}
 
     def resume(self, positions: np.ndarray) -> None:
@@ -166,6 +167,7 @@ class TrajectoryPlanner:
         targets = np.asarray(targets, dtype=np.float64)
         if targets.ndim != 2 or not len(targets) or targets.shape[1] != len(self._limiters):
             raise ValueError(f"targets must be [n, {len(self._limiters)}], got {targets.shape}")
+        self._remember()
         targets = self._admit(targets, first_due_ns)
         last_target = np.clip(targets[-1], self._lowest, self._highest)
         join_ns = max(first_due_ns - FRAME_NS, self._soonest_ns(now_ns))
@@ -198,6 +200,7 @@ class TrajectoryPlanner:
             TimarError: `resume` was not called.
         """
         self._require_start()
+        self._remember()
         join_ns = self._soonest_ns(now_ns)
         motions = []
         for j, (limiter, motion) in enumerate(zip(self._limiters, self._motions, strict=True)):
@@ -206,6 +209,13 @@ class TrajectoryPlanner:
                 stop = self._continued(j, join_ns)
             motions.append(stop)
         return self._publish(motions, join_ns, now_ns, at_least_until_ns=join_ns + self._spare_ns)
+
+    def undo(self) -> None:
+        """Forget the last `plan` or `halt`, which came too late to be sent: what was planned before it goes on."""
+        self._motions, self._start, self._eased_from_ns, self._past, self._past_due_ns = self._before
+
+    def _remember(self) -> None:
+        self._before = (self._motions, self._start, self._eased_from_ns, self._past, self._past_due_ns)
 
     def _require_start(self) -> None:
         if not self._motions:

@@ -56,7 +56,9 @@ class Body:
         self._hop_frames = hop_frames
         self._playout_delay_ns = playout_delay_ns
         self._stall_ns = max(STALL_NS, playout_delay_ns - hop_frames * FRAME_NS)
-        self._neck = Neck(node, profile, hop_frames, lambda: settings.stamp == "zero")
+        self._neck = Neck(
+            node, profile, hop_frames, lambda: settings.stamp == "zero", margin_ms=settings.command_margin_ms
+        )
         self._playout = Playout(self._now_ns, self._show_frame)
         self.mouth = MouthCloser()
         self._face = FaceCommands(node, profile.face) if profile.face else None
@@ -241,6 +243,7 @@ class Body:
             "limits": self._limits_told,
             "looking_at": "a target" if self._gaze_until_ns else "ahead",
             "interruptions": self._neck.interruptions,
+            "late_commands": self._neck.late_commands,
         }
         return "motion", bad, said, values
 

@@ -93,6 +93,14 @@ PARAMETERS = (
         read_only=True,
     ),
     Parameter(
+        "command_margin_ms",
+        20,
+        "how long a command to the neck may take from being planned until the robot has it",
+        minimum=10,
+        maximum=200,
+        read_only=True,
+    ),
+    Parameter(
         "max_wait_ms",
         60,
         "how long a frame waits for a voice that is late",

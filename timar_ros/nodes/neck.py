@@ -13,7 +13,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from timar_ros.motion.retarget import Retargeter
-from timar_ros.motion.trajectory import TrajectoryPlanner
+from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
 from timar_ros.nodes.neck_commands import PositionCommands, TrajectoryCommands
 from timar_ros.robot.profile import RobotProfile
 
@@ -25,6 +25,8 @@ _MISSED_RAD = 0.03
 _MISSED_S = 0.2
 # A head that has moved less than this, while more was planned, has not had the commands.
 _STILL_RAD = 0.015
+# A command that is sent later than so long before its motion begins would come too late for it.
+_TRANSPORT_NS = 5_000_000
 # Where positions are sent one after the other, that at rest is sent a little longer, in case one is lost.
 _STANDS_NS = 50_000_000
 
@@ -36,10 +38,21 @@ class Neck:
     """
 
     def __init__(
-        self, node: LifecycleNode, profile: RobotProfile, hop_frames: int, stamp_zero: Callable[[], bool]
+        self,
+        node: LifecycleNode,
+        profile: RobotProfile,
+        hop_frames: int,
+        stamp_zero: Callable[[], bool],
+        margin_ms: int = 20,
     ) -> None:
+        """
+        Args:
+            stamp_zero: whether trajectories start when they arrive.
+            margin_ms: how long a command may take from being planned until the robot has it.
+        """
         self._node = node
         self._hop_frames = hop_frames
+        self._margin_ms = margin_ms
         self._lock = threading.RLock()
         self._equip(profile)
         if profile.command.kind == "joint_trajectory":
@@ -52,6 +65,7 @@ class Neck:
         self._free_ns = 0
         self._braking: TrajectoryPlanner | None = None
         self.interruptions = 0
+        self.late_commands = 0
         self._forget()
 
     @property
@@ -121,7 +135,7 @@ class Neck:
                 self._planner.ease_in()
                 self._halted = False
             targets = self._retargeter.joints_for(rotations)
-            self.commands.send(self._planner.plan(targets, first_due_ns, self._now_ns()), rests_on_ns)
+            self._command(lambda now_ns: self._planner.plan(targets, first_due_ns, now_ns), rests_on_ns)
             return True
 
     def halt(self) -> None:
@@ -157,10 +171,20 @@ class Neck:
     def _equip(self, profile: RobotProfile) -> None:
         self._profile = profile
         self._retargeter = Retargeter(profile)
-        self._planner = TrajectoryPlanner(profile, self._hop_frames)
+        self._planner = TrajectoryPlanner(profile, self._hop_frames, self._margin_ms)
 
     def _brake(self) -> None:
-        self.commands.send(self._planner.halt(self._now_ns()), None)
+        self._command(self._planner.halt, None)
+
+    def _command(self, plan: Callable[[int], Trajectory], rests_on_ns: int | None) -> None:
+        """Send what is planned for now; once more where that took so long that its motion would have begun before."""
+        trajectory = plan(self._now_ns())
+        if self._now_ns() > trajectory.join_ns - _TRANSPORT_NS:
+            self._planner.undo()
+            trajectory = plan(self._now_ns())
+        self.commands.send(trajectory, rests_on_ns)
+        if self._now_ns() > trajectory.join_ns:
+            self.late_commands += 1
 
     def _take_up(self) -> bool:
         if self.unknown_joints:

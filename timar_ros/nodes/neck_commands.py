@@ -19,6 +19,8 @@ from timar_ros.robot.profile import Command
 # So many positions are sent late rather than left out, so that the steps between them stay what was planned. After a
 # longer gap the head has stopped where the last one had it, and motion begins anew from there.
 MOST_LATE = 3
+# Where a trajectory starts when it arrives, the controller has at least so long to go over to it from where it is then.
+BLEND_NS = 40_000_000
 
 
 class TrajectoryCommands:
@@ -32,12 +34,13 @@ class TrajectoryCommands:
         self.publisher = node.create_lifecycle_publisher(JointTrajectory, command.topic, 10)
 
     def send(self, trajectory: Trajectory, rests_on_ns: int | None) -> None:
-        """Publish it, stamped with the newest sample that it rests on, if any."""
+        """Publish it, stamped with the newest sample that it rests on, if any; unstamped only what is new of it."""
         now_ns = self._node.get_clock().now().nanoseconds
-        zero = self._always_zero or self._stamp_zero()
-        message = trajectory_message(trajectory, self._joints, now_ns if zero or rests_on_ns is None else rests_on_ns)
-        if zero:
+        if self._always_zero or self._stamp_zero():
+            message = trajectory_message(trajectory, self._joints, now_ns, max(trajectory.join_ns, now_ns + BLEND_NS))
             message.header.stamp = Time().to_msg()
+        else:
+            message = trajectory_message(trajectory, self._joints, now_ns if rests_on_ns is None else rests_on_ns)
         if rests_on_ns is None:
             message.header.frame_id = NO_SOUND
         self.publisher.publish(message)
@@ -139,11 +142,13 @@ class PositionCommands:
         return message
 
 
-def trajectory_message(trajectory: Trajectory, joint_names: Sequence[str], stamp_ns: int) -> JointTrajectory:
-    """Points after `stamp_ns`, which is the time that time_from_start counts from."""
+def trajectory_message(
+    trajectory: Trajectory, joint_names: Sequence[str], stamp_ns: int, from_ns: int = 0
+) -> JointTrajectory:
+    """Points after `stamp_ns`, which is the time that time_from_start counts from, and not before `from_ns`."""
     message = JointTrajectory(joint_names=list(joint_names))
     message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
-    ahead = trajectory.times_ns > stamp_ns
+    ahead = (trajectory.times_ns > stamp_ns) & (trajectory.times_ns >= from_ns)
     rows = zip(
         (trajectory.times_ns[ahead] - stamp_ns).tolist(),
         trajectory.positions[ahead].tolist(),

@@ -183,8 +183,8 @@ DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 PACKET = 160
 AT_REST = 1e-3
 """rad/s"""
-ACTIVATE, DEACTIVATE = 3, 4
-REACHED = {ACTIVATE: "active", DEACTIVATE: "inactive"}
+CLEANUP, ACTIVATE, DEACTIVATE = 2, 3, 4
+REACHED = {CLEANUP: "unconfigured", ACTIVATE: "active", DEACTIVATE: "inactive"}
 
 
 def stamp_ns(message) -> int:
@@ -536,6 +536,47 @@ def test_the_head_faces_a_target_and_intensity_scales_what_rides_on_it(scene):
     live.set("intensity", 0.0)
     live.graph.wait_until(lambda: np.abs(live.positions()).max() < 0.003, "the head to look ahead again")
     live.assert_within_limits()
+
+
+HEARING_TF = """
+import sys, time, types
+from geometry_msgs.msg import TransformStamped
+class TransformException(Exception): pass
+class Buffer:
+    def __init__(self):
+        self.since = time.monotonic()
+    def lookup_transform(self, base, frame, *_):
+        if frame != "camera" or time.monotonic() - self.since < 0.7:
+            raise TransformException("it has heard of none")
+        found = TransformStamped()
+        found.transform.rotation.z, found.transform.rotation.w = 0.24740396, 0.96891242
+        return found
+class TransformListener:
+    def __init__(self, buffer, node): pass
+    def unregister(self):
+        print("hears tf no more", flush=True)
+sys.modules["tf2_ros"] = types.SimpleNamespace(**globals())
+from timar_ros.nodes.head_node import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.timeout(240)
+def test_the_first_target_in_another_frame_waits_until_tf_has_told_of_it(scene):
+    live = scene(head_code=HEARING_TF, idle_life=False, intensity=0.0)
+    live.graph.wait_until(lambda: live.commands, "the head to be taken up")
+    target = live.graph.publisher(PointStamped, "head/look_at")
+    point = PointStamped()
+    point.header.frame_id, point.point.x = "camera", 1.0
+    target.publish(point)
+    live.graph.wait_until(lambda: abs(live.positions()[0] - 0.5) < 0.003, "the head to face the target")
+    assert "knows no way" not in live.head.output()
+    point.header.frame_id = "nowhere"
+    target.publish(point)
+    live.head.wait_for_output("in the frame 'nowhere', from which tf2 knows no way")
+    live.change_state(DEACTIVATE)
+    live.change_state(CLEANUP)
+    live.head.wait_for_output("hears tf no more")
 
 
 @pytest.mark.timeout(240)

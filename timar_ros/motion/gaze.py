@@ -15,6 +15,8 @@ _FASTEST = 1.5  # rad/s
 # Nearer to the neck than this there is no telling which way it is.
 _NEAREST_M = 0.05
 _ARRIVED = 1e-6  # rad, rad/s
+# A target further round than this is behind the head: it may be on the other side in the next moment.
+_BEHIND = np.radians(150.0)
 
 
 def direction_to(point: np.ndarray) -> np.ndarray | None:
@@ -33,9 +35,19 @@ class Gaze:
         self._turned = np.zeros(2)
         self._speed = np.zeros(2)
 
-    def turn_to(self, pitch_yaw: np.ndarray | None) -> None:
-        """Set the direction to turn to, rad, or None for straight ahead."""
-        self._target = np.zeros(2) if pitch_yaw is None else np.asarray(pitch_yaw, dtype=np.float64)
+    def turn_to(self, pitch_yaw: np.ndarray, lowest: np.ndarray, highest: np.ndarray) -> None:
+        """Set the direction to turn to, [2] rad, within the neck's range from `lowest` to `highest`, [2] rad each.
+
+        For a target behind the head, the head stays on the side to which it is turned.
+        """
+        pitch, yaw = pitch_yaw
+        if abs(yaw) > _BEHIND and yaw * self._turned[1] < 0.0:
+            yaw -= np.copysign(2.0 * np.pi, yaw)
+        self._target = np.clip((pitch, yaw), lowest, highest)
+
+    def let_go(self) -> None:
+        """Turn straight ahead."""
+        self._target = np.zeros(2)
 
     @property
     def straight_ahead(self) -> bool:

@@ -6,6 +6,7 @@ is shown by a thread of its own, frame by frame, when the neck is due to show th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from timar_ros.motion.gaze import direction_to
 from timar_ros.motion.mouth import MouthCloser
 from timar_ros.motion.performance import Performance
 from timar_ros.nodes.face_commands import FaceCommands
-from timar_ros.nodes.frames_of_reference import FramesOfReference
+from timar_ros.nodes.frames_of_reference import FramesOfReference, UnknownFrameError
 from timar_ros.nodes.neck import Neck
 from timar_ros.nodes.parameters import Parameters
 from timar_ros.nodes.playout import Playout
@@ -37,6 +38,8 @@ STALL_NS = 300_000_000
 Motion that is due longer ago is not shown."""
 
 _CLOCK_LEAP_NS = 1_000_000_000
+# So long a target waits for tf to tell where its frame is: discovery takes up to 3 s.
+_UNPLACED_S = 3.0
 
 
 class Body:
@@ -78,6 +81,8 @@ class Body:
     def _forget(self) -> None:
         self._performance = Performance(self._settings.seed)
         self._gaze_until_ns: int | None = None
+        self._unplaced: PointStamped | None = None
+        self._unplaced_since_s: float | None = None
         self._paused = False
         self._stalled = False
         self._shown_until_ns = 0
@@ -101,6 +106,7 @@ class Body:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._node.destroy_service(self._pause)
+        self._frames.destroy()
         face = [self._face.publisher] if self._face else []
         for publisher in (self._neck.commands.publisher, self._blendshapes, self._poses, *face):
             self._node.destroy_publisher(publisher)
@@ -156,12 +162,17 @@ class Body:
         until_ns = self._gaze_until_ns
         if until_ns is not None and stamp_ns > until_ns:
             self._gaze_until_ns = None
-            self._performance.gaze.turn_to(None)
+            self._performance.gaze.let_go()
 
     # The executor's thread
 
     def watch(self, busy_since_ns: int | None) -> None:
-        """Halt where the work on a hop, which began at `busy_since_ns`, takes too long; to be called often."""
+        """Halt where the work on a hop, which began at `busy_since_ns`, takes too long; to be called often.
+
+        Also looks again for a target whose frame was not known.
+        """
+        if self._unplaced is not None:
+            self._look_at(self._unplaced)
         if busy_since_ns is not None and not self._stalled and self._now_ns() - busy_since_ns > self._stall_ns:
             self._stalled = True
             self._neck.halt()
@@ -193,22 +204,36 @@ class Body:
     def _look_at(self, message: PointStamped) -> None:
         point = np.array([message.point.x, message.point.y, message.point.z])
         if not np.isfinite(point).all():  # the agreed way to look straight ahead again
+            self._unplaced = self._unplaced_since_s = None
             self._gaze_until_ns = None
-            self._performance.gaze.turn_to(None)
+            self._performance.gaze.let_go()
             return
         try:
             point = self._frames.to_base(point, message.header) - self._profile.pivot
+            self._unplaced = self._unplaced_since_s = None
             direction = direction_to(point)
             if direction is None:
                 raise TimarError(
                     "~/look_at: the point lies in the neck itself; expected a place to look at, in m, x forward, y left"
                 )
+        except UnknownFrameError as error:
+            self._wait_for_frame(message, error)
+            return
         except TimarError as error:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         seconds = self._settings.look_at_timeout_s
         self._gaze_until_ns = self._now_ns() + round(seconds * 1e9) if seconds else None
-        self._performance.gaze.turn_to(direction)
+        self._performance.gaze.turn_to(direction, *np.transpose([self._profile.turns(a) for a in ("pitch", "yaw")]))
+
+    def _wait_for_frame(self, message: PointStamped, error: UnknownFrameError) -> None:
+        """Keep a target until tf tells where its frame is, or tell that it does not."""
+        if self._unplaced_since_s is None:
+            self._unplaced_since_s = time.monotonic()
+        waiting = time.monotonic() - self._unplaced_since_s < _UNPLACED_S
+        self._unplaced = message if waiting else None
+        if not waiting:
+            self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
 
     def _take_description(self, message: String) -> None:
         try:

@@ -12,6 +12,10 @@ from std_msgs.msg import Header
 from timar_ros.errors import TimarError
 
 
+class UnknownFrameError(TimarError):
+    """tf2 knows no way from a frame, as yet; the text says which."""
+
+
 class FramesOfReference:
     """Brings points into one base frame. tf2 is asked for only when a point is in another frame."""
 
@@ -19,12 +23,20 @@ class FramesOfReference:
         self._node = node
         self._base_frame = base_frame
         self._buffer = None
+        self._listener = None
+
+    def destroy(self) -> None:
+        """Hear tf no more."""
+        if self._listener is not None:
+            self._listener.unregister()
 
     def to_base(self, point: np.ndarray, header: Header) -> np.ndarray:
         """`point` [3], m, of a message with this header, in the base frame; an empty frame_id means that frame.
 
         Raises:
-            TimarError: it is in another frame, and tf2 is not installed or knows no way between the two.
+            UnknownFrameError: it is in another frame, and tf2 knows no way between the two; where tf2 has just begun to
+                listen, it may know one soon.
+            TimarError: it is in another frame, and tf2 is not installed.
         """
         if header.frame_id in ("", self._base_frame):
             return point
@@ -49,7 +61,7 @@ class FramesOfReference:
             # The newest there is: a gaze target moves slowly, and waiting here would hold up everything else.
             found = self._buffer.lookup_transform(self._base_frame, header.frame_id, Time(), Duration())
         except tf2_ros.TransformException as error:
-            raise TimarError(
+            raise UnknownFrameError(
                 f"~/look_at is in the frame {header.frame_id!r}, from which tf2 knows no way to {self._base_frame!r} "
                 f"({error}). Check that robot_state_publisher runs and that both frames exist."
             ) from error

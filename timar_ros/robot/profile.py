@@ -117,6 +117,15 @@ class RobotProfile:
         """[J] rad, highest positions."""
         return np.array([joint.limits.upper for joint in self.joints])
 
+    def turns(self, axis: str) -> tuple[float, float]:
+        """How far the head turns about an axis of `AXES`: lowest and highest rotation, rad; zeros without a joint."""
+        for joint in self.joints:
+            if joint.axis == axis:
+                ends = (joint.limits.lower, joint.limits.upper)
+                lowest, highest = sorted((end - joint.offset) / (joint.sign * joint.gain) for end in ends)
+                return lowest, highest
+        return 0.0, 0.0
+
     def with_limits(self, limits: Mapping[str, JointLimits]) -> "RobotProfile":
         """The same robot with other limits of the joints that are named, in neck and face."""
         joints = tuple(replace(joint, limits=limits.get(joint.name, joint.limits)) for joint in self.joints)

@@ -20,6 +20,7 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
 from safetensors.torch import load_file
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Int16MultiArray, String
@@ -273,6 +274,34 @@ def test_a_head_that_nobody_tells_of_is_not_commanded_and_the_diagnostics_say_so
     graph.wait_until(lambda: len(told) > seen + 2, "two seconds more")
     assert commands == [] and head.running
     assert head.output().count("/joint_states has not told where") == 1
+
+
+def test_a_clock_that_goes_back_does_not_stop_neck_and_face(graph):
+    """As a simulator does that is reset, or a bag that is played again."""
+    head = graph.start_node("head_node", {"use_sim_time": True})
+    head.wait_for_output("active", timeout=60)
+    received = {
+        topic: graph.collect(kind, topic)
+        for topic, kind in {"head_controller/joint_trajectory": JointTrajectory, "head/blendshapes": JointState}.items()
+    }
+    clock, joints = graph.publisher(Clock, "/clock", matched=1), graph.publisher(JointState, "joint_states")
+
+    def run_clock(begin_s: int, most_s: int) -> None:
+        """Until neck and face move before a time."""
+        begin = time.monotonic()
+
+        def moved() -> bool:
+            time.sleep(0.01)
+            elapsed_ns = round((time.monotonic() - begin) * 1e9)
+            clock.publish(Clock(clock=Time(sec=begin_s + elapsed_ns // 10**9, nanosec=elapsed_ns % 10**9)))
+            joints.publish(JointState(name=["neck_yaw", "neck_pitch", "neck_roll"], position=[0.0, 0.0, 0.0]))
+            return all(len([m for _, m in got if m.header.stamp.sec < most_s]) > 10 for got in received.values())
+
+        graph.wait_until(moved, f"motion before {most_s} s")
+
+    run_clock(1000, 2000)
+    run_clock(100, 900)
+    assert "the clock went back by" in head.output()
 
 
 def test_wrong_messages_are_told_and_the_head_goes_on(graph):

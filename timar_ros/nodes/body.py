@@ -87,6 +87,7 @@ class Body:
         self._stalled = False
         self._shown_until_ns = 0
         self._idle_from_ns = 0
+        self._seen_ns = 0
 
     def start(self) -> None:
         """Be ready to show motion: the head is taken up where it is."""
@@ -129,6 +130,7 @@ class Body:
             heard, quiet: of each frame, whether sound came of either voice, and whether nobody has the floor.
             rests_on_ns: capture of the newest sample that the motion rests on, if it does.
         """
+        self._see_clock()
         self._turn_to_target(stamps_ns[-1])
         settings = self._settings
         shown = self._performance.step(
@@ -156,6 +158,21 @@ class Body:
         stamps_ns = [self._idle_from_ns + i * FRAME_NS for i in range(frames)]
         self._idle_from_ns += hop_ns
         self.show(stamps_ns, np.zeros((frames, MOTION_DIM)), [False] * frames, [True] * frames, None)
+
+    def _see_clock(self) -> None:
+        """Begin anew where the clock went back: all that is planned lies in a future that would be waited for."""
+        now_ns = self._now_ns()
+        leap_ns, self._seen_ns = now_ns - self._seen_ns, now_ns
+        if leap_ns > -_CLOCK_LEAP_NS:
+            return
+        self._playout.clear()
+        self._shown_until_ns = 0
+        if self._gaze_until_ns is not None:
+            self._gaze_until_ns += leap_ns
+        self._neck.begin_anew()
+        self._node.get_logger().warning(
+            f"the clock went back by {-leap_ns / 1e9:.1f} s: the head is taken up anew where joint_states has it"
+        )
 
     def _turn_to_target(self, stamp_ns: int) -> None:
         """Let go of a gaze target that was not renewed."""

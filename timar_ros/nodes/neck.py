@@ -159,6 +159,14 @@ class Neck:
         with self._lock:
             self._forget()
 
+    def begin_anew(self) -> None:
+        """Forget what was planned, as the clock went back, and take the head up where it is, unless it was released."""
+        with self._lock:
+            released = self._released
+            self._forget()
+            self._released = released
+            self._free_ns = 0
+
     def _forget(self) -> None:
         self._released = False
         self._holding = False

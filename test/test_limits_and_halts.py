@@ -434,6 +434,32 @@ def test_deactivation_halts_and_activation_takes_up_the_head(scene, capsys):
 
 
 @pytest.mark.timeout(240)
+def test_a_face_that_is_let_go_returns_to_rest(scene):
+    live = scene(robot="reachy_mini")
+    faces = live.graph.collect(JointState, "head/blendshapes", 100_000)
+    servos = live.graph.collect(JointState, "face/joint_commands", 100_000)
+
+    def shows(least: float) -> bool:
+        return bool(faces) and max(faces[-1][1].position) > least
+
+    for let_go, take_up in (
+        (lambda: live.pause(True), lambda: live.pause(False)),
+        (lambda: live.change_state(DEACTIVATE), lambda: live.change_state(ACTIVATE)),
+    ):
+        live.graph.wait_until(lambda: shows(0.3), "a face that shows something")
+        let_go()
+        live.graph.wait_until(lambda: not shows(0.0), "the face at rest")
+        at_rest = len(faces)
+        fade = np.array([m.position for _, m in faces[-8:]])
+        assert (np.diff(fade, axis=0) <= 0.0).all() and fade[0].max() > 0.1
+        assert 0.2 < (faces[-1][0] - faces[-8][0]) * 1e-9 < 1.0
+        assert np.abs(servos[-1][1].position).max() < 0.1
+        time.sleep(0.3)
+        assert len(faces) == at_rest
+        take_up()
+
+
+@pytest.mark.timeout(240)
 def test_a_killed_node_leaves_the_head_at_rest_and_a_new_one_takes_it_up(scene, capsys):
     live = scene()
     live.wait_until_moving()

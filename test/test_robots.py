@@ -208,6 +208,51 @@ def test_the_servos_of_a_face_follow_blendshapes_within_their_limits():
     assert reached == pytest.approx([0.6, -0.6], abs=1e-3)
 
 
+def face_commands():
+    """Those of Reachy Mini's antennas, the positions that they send, and its brows raised."""
+    pytest.importorskip("rclpy")
+    from timar_ros.nodes.face_commands import FaceCommands
+
+    sent: list[list[float]] = []
+    publisher = SimpleNamespace(publish=lambda message: sent.append(list(message.position)))
+    commands = FaceCommands(
+        SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher), RobotProfile.load("reachy_mini").face
+    )
+    return commands, sent, np.array([float(name == "browInnerUp") for name in ARKIT_BLENDSHAPES])
+
+
+def test_servos_keep_their_speed_where_frames_come_late_and_close_together():
+    commands, sent, raised = face_commands()
+    times_ns, now_ns = [], 10**12
+    for gap_ms in np.random.default_rng(3).choice([0.1, 1, 5, 40, 45, 300], 400):
+        now_ns += round(gap_ms * 1e6)
+        times_ns.append(now_ns)
+        commands.follow(raised if len(sent) // 25 % 2 else -raised, now_ns)
+    speeds = np.abs(np.diff(sent, axis=0)) / (np.diff(times_ns) * 1e-9)[:, None]
+    assert 3.0 < speeds.max() <= 6.0 * 1.001
+
+
+def test_servos_are_taken_up_where_joint_states_has_them():
+    from rclpy.serialization import serialize_message
+    from sensor_msgs.msg import JointState
+
+    def feel(*positions: float) -> None:
+        state = JointState(name=["head_yaw", "right_antenna", "left_antenna"], position=[0.3, *positions])
+        commands.feel(serialize_message(state))
+
+    commands, sent, raised = face_commands()
+    feel(-1.0, np.nan)
+    commands.follow(0.0 * raised, 10**12)
+    assert sent[-1] == pytest.approx([0.0, -1.0], abs=0.1)
+    feel(1.0, 1.0)  # they move by command now
+    commands.follow(0.0 * raised, 10**12 + 40_000_000)
+    assert -1.0 < sent[-1][1] < -0.8
+    commands.take()
+    feel(1.0, 1.0)
+    commands.follow(0.0 * raised, 10**12 + 10**9)
+    assert sent[-1] == pytest.approx([1.0, 1.0], abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

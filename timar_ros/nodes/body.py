@@ -22,7 +22,7 @@ from timar_ros.errors import TimarError
 from timar_ros.motion.channels import ARKIT_BLENDSHAPES, MOTION_DIM
 from timar_ros.motion.gaze import direction_to
 from timar_ros.motion.mouth import MouthCloser
-from timar_ros.motion.performance import Performance
+from timar_ros.motion.performance import Performance, smooth
 from timar_ros.nodes.face_commands import FaceCommands
 from timar_ros.nodes.frames_of_reference import FramesOfReference, UnknownFrameError
 from timar_ros.nodes.neck import Neck
@@ -38,6 +38,9 @@ STALL_NS = 300_000_000
 Motion that is due longer ago is not shown."""
 
 _CLOCK_LEAP_NS = 1_000_000_000
+# A head that pauses or ends lets its face go back to rest in so many frames, and is given so long for it.
+_REST_FRAMES = 8
+_REST_S = 1.0
 # So long a target waits for tf to tell where its frame is: discovery takes up to 3 s.
 _UNPLACED_S = 3.0
 
@@ -70,11 +73,12 @@ class Body:
         self._frames = FramesOfReference(node, profile.base_frame)
         self._pause = node.create_service(SetBool, "~/pause", self._set_pause)
         self._subscriptions = [
-            node.create_subscription(JointState, "joint_states", self._neck.feel, qos_profile_sensor_data, raw=True),
+            node.create_subscription(JointState, "joint_states", self._feel, qos_profile_sensor_data, raw=True),
             node.create_subscription(String, "robot_description", self._take_description, LATCHED),
             node.create_subscription(PointStamped, "~/look_at", self._look_at, 10),
         ]
         self._limits_told = "the profile's"
+        self._face_shown = np.zeros(len(ARKIT_BLENDSHAPES))
         self._forget()
         self._active = False
 
@@ -92,14 +96,17 @@ class Body:
     def start(self) -> None:
         """Be ready to show motion: the head is taken up where it is."""
         self._forget()
+        if self._face:
+            self._face.take()
         self._neck.begin()
         self._playout.start()
         self._active = True
 
     def stop(self) -> None:
-        """Come to rest and let go of the head; no thread is left."""
+        """Come to rest, neck and face, and let go of the head; no thread is left."""
         self._active = False
-        self._playout.stop()
+        self._let_go()
+        self._playout.finish(_REST_S)
         self._neck.end()
 
     def destroy(self) -> None:
@@ -137,7 +144,7 @@ class Body:
             motion, heard, quiet, np.array(stamps_ns) * 1e-9, settings.intensity, settings.idle_life
         )
         due_ns = [stamp_ns + self._playout_delay_ns for stamp_ns in stamps_ns]
-        if self._paused or due_ns[-1] < self._now_ns() - STALL_NS:
+        if not self._moving or due_ns[-1] < self._now_ns() - STALL_NS:
             return
         self._stalled = False
         self._neck.follow(shown.rotations, due_ns[0], rests_on_ns)
@@ -205,9 +212,11 @@ class Body:
             return response
         if request.data and not self._paused:
             self._paused = True
-            self._playout.clear()
-            self._neck.release()
+            self._let_go()
         elif self._paused and not request.data:
+            self._playout.clear()
+            if self._face:
+                self._face.take()
             self._paused = False
             self._neck.take()
         response.success = True
@@ -217,6 +226,22 @@ class Body:
             else "moving: the head is taken up where it is"
         )
         return response
+
+    def _let_go(self) -> None:
+        """Bring neck and face to rest: a mouth that was open, or lids that were closed, do not stay so."""
+        self._neck.release()
+        self._playout.clear()
+        if not self._face_shown.any():
+            return
+        left = smooth(1.0 - np.arange(1, _REST_FRAMES + 1) / _REST_FRAMES)
+        for i, weights in enumerate(left[:, None] * self._face_shown):
+            due_ns = self._now_ns() + i * FRAME_NS
+            self._playout.put(due_ns, (due_ns - self._playout_delay_ns, None, weights))
+
+    def _feel(self, message: bytes) -> None:
+        self._neck.feel(message)
+        if self._face:
+            self._face.feel(message)
 
     def _look_at(self, message: PointStamped) -> None:
         point = np.array([message.point.x, message.point.y, message.point.z])
@@ -291,23 +316,30 @@ class Body:
 
     # The thread that shows the face
 
-    def _show_frame(self, shown: tuple[int, np.ndarray, np.ndarray]) -> None:
-        """Head pose, blendshapes and servos of one frame, stamped with its capture."""
+    def _show_frame(self, shown: tuple[int, np.ndarray | None, np.ndarray]) -> None:
+        """Head pose, blendshapes and servos of one frame, stamped with its capture; no pose of a face let go."""
         stamp_ns, rotation, weights = shown
-        if self._paused:
-            return
-        weights = self.mouth(self._now_ns(), weights)
         stamp = Time(nanoseconds=stamp_ns).to_msg()
-        pose = QuaternionStamped()
-        pose.header.stamp, pose.header.frame_id = stamp, self._settings.head_frame
-        q = pose.quaternion
-        q.x, q.y, q.z, q.w = rotation.tolist()
+        if rotation is not None:
+            if not self._moving:
+                return
+            weights = self.mouth(self._now_ns(), weights)
+            pose = QuaternionStamped()
+            pose.header.stamp, pose.header.frame_id = stamp, self._settings.head_frame
+            q = pose.quaternion
+            q.x, q.y, q.z, q.w = rotation.tolist()
+            self._poses.publish(pose)
         face = JointState(name=list(ARKIT_BLENDSHAPES), position=weights.tolist())
         face.header.stamp, face.header.frame_id = stamp, self._settings.head_frame
-        self._poses.publish(pose)
         self._blendshapes.publish(face)
         if self._face:
             self._face.follow(weights, self._now_ns())
+        self._face_shown = weights
+
+    @property
+    def _moving(self) -> bool:
+        """Whether motion is shown."""
+        return self._active and not self._paused
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from rclpy.serialization import deserialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -15,21 +18,51 @@ from timar_ros.robot.profile import Face
 
 _TYPES = {"forward_command": Float64MultiArray, "joint_state": JointState, "joint_trajectory": JointTrajectory}
 
+_GAP_NS = 2 * FRAME_NS
+
 
 class FaceCommands:
-    """Brings the servos to where the blendshapes have them, within their limits."""
+    """Takes the servos up where they are, and brings them to where the blendshapes have them, within their limits.
+
+    May be called from any thread.
+    """
 
     def __init__(self, node: LifecycleNode, face: Face) -> None:
+        self._lock = threading.Lock()
         self._servos = FaceServos(face)
+        self._sent_ns: int | None = None
         self._kind = face.command.kind
         names = [joint.name for joint in face.joints]
         self._names = list(face.command.options.get("order", names))
         self._columns = [names.index(name) for name in self._names]
         self.publisher = node.create_lifecycle_publisher(_TYPES[self._kind], face.command.topic, 10)
 
+    def take(self) -> None:
+        """Take up the servos with the next frame, where `joint_states` has them by then, if it does."""
+        with self._lock:
+            self._sent_ns = None
+
+    def feel(self, message: bytes) -> None:
+        """Take the servos' positions from a serialised `joint_states`, which is read only where it is needed."""
+        with self._lock:
+            if self._sent_ns is None:
+                state = deserialize_message(message, JointState)
+                self._servos.resume(dict(zip(state.name, state.position, strict=False)))
+
     def follow(self, weights: np.ndarray, now_ns: int) -> None:
-        """Command the frame that is shown now; `weights` [52] of the blendshapes."""
-        self.publisher.publish(self._message(self._servos.step(weights)[self._columns].tolist(), now_ns))
+        """Command the frame that is shown now; `weights` [52] of the blendshapes.
+
+        The servos move on by the time that has passed since the last command, as late frames come close together; after
+        a gap, in which they have come to a stand, by a frame.
+        """
+        with self._lock:
+            passed_ns = FRAME_NS if self._sent_ns is None else max(now_ns - self._sent_ns, 0)
+            self._sent_ns = now_ns
+            if passed_ns > _GAP_NS:
+                self._servos.resume({})
+            passed_ns = min(passed_ns, FRAME_NS)
+            positions = self._servos.step(weights, passed_ns * 1e-9)
+        self.publisher.publish(self._message(positions[self._columns].tolist(), now_ns))
 
     def _message(self, positions: list[float], now_ns: int) -> Float64MultiArray | JointState | JointTrajectory:
         if self._kind == "forward_command":

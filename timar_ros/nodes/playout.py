@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +43,14 @@ class Playout:
         """Drop what is not due yet."""
         with self._changed:
             self._items.clear()
+
+    def finish(self, longest_s: float) -> None:
+        """Wait until all is shown, at most so long by the wall's clock, and end the thread."""
+        end = time.monotonic() + longest_s
+        with self._changed:
+            while self._items and time.monotonic() < end:
+                self._changed.wait(self.LONGEST_SLEEP_S)
+        self.stop()
 
     def stop(self) -> None:
         """Drop what is not due yet and end the thread."""

@@ -37,7 +37,9 @@ class TrajectoryCommands:
         """Publish it, stamped with the newest sample that it rests on, if any; unstamped only what is new of it."""
         now_ns = self._node.get_clock().now().nanoseconds
         if self._always_zero or self._stamp_zero():
-            message = trajectory_message(trajectory, self._joints, now_ns, max(trajectory.join_ns, now_ns + BLEND_NS))
+            new_ns = max(trajectory.join_ns, now_ns + BLEND_NS)
+            from_ns = min(new_ns, int(trajectory.times_ns[-1]))  # a short one still ends where it rests
+            message = trajectory_message(trajectory, self._joints, now_ns, from_ns)
             message.header.stamp = Time().to_msg()
         else:
             message = trajectory_message(trajectory, self._joints, now_ns if rests_on_ns is None else rests_on_ns)

@@ -244,6 +244,7 @@ class Scene:
         self.commands = self.graph.collect(JointTrajectory, "head_controller/joint_trajectory", 100_000)
         self.poses = self.graph.collect(QuaternionStamped, "head/head_pose", 100_000)
         self.diagnostics = self.graph.collect(DiagnosticArray, "/diagnostics", 1000, matched=2)
+        self.graph.wait_until(lambda: self.states, "the first joint states")
         self.talk = Talk(self.graph)
 
     def start(self, module: str, code: str | None = None, **parameters: object) -> NodeProcess:

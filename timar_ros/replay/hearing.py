@@ -57,13 +57,13 @@ def check_hearing(
         for name, drawn in motion.items()
     }
 
-    def distances(drawn: dict[str, np.ndarray]) -> dict[str, float]:
-        """Root mean squares over the frames, of averages over seeds."""
+    def distances(drawn: dict[str, np.ndarray]) -> dict[str, float | None]:
+        """Root mean squares over the frames, of averages over seeds; None where the partner never speaks alone."""
         means = {name: tracks[:seeds].mean(axis=0)[listening] for name, tracks in drawn.items()}
         means["other seeds"] = drawn["as it was"][seeds:].mean(axis=0)[listening]
         here = means.pop("as it was")
         return {
-            name.replace(" ", "_"): round(float(np.sqrt(np.square(there - here).mean())), 4)
+            name.replace(" ", "_"): round(float(np.sqrt(np.square(there - here).mean())), 4) if len(here) else None
             for name, there in means.items()
         }
 
@@ -83,7 +83,7 @@ def check_hearing(
         },
         "head_while_only_the_partner_speaks": {
             "seconds": round(0.04 * int(listening.sum()), 1),
-            "sd_deg": round(float(heads["as it was"][:, listening].std(axis=1).mean()), 3),
+            "sd_deg": round(float(heads["as it was"][:, listening].std(axis=1).mean()), 3) if listening.any() else None,
             "speed_deg_s": distances(speeds),
             "pose_deg": distances(heads),
         },

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import joblib
+from joblib.parallel import get_active_backend
 
 from timar_ros.errors import TimarError
 
@@ -23,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raises TimarError where there is no such number of processes, or kind of cluster."""
+    if args.jobs == 0 or args.jobs < -1:
+        raise TimarError(f"--jobs {args.jobs} cannot be used; expected a number of processes, or -1: one on each core")
+    if args.cluster is not None:
+        _kind_and_address(args.cluster)
+
+
 @contextmanager
 def backend(cluster: str | None) -> Iterator[None]:
     """joblib's jobs inside run on `cluster`, or in processes of this machine where it is None.
@@ -33,23 +42,32 @@ def backend(cluster: str | None) -> Iterator[None]:
     if cluster is None:
         yield
         return
-    kind, _, address = cluster.partition(":")
-    if kind not in ("dask", "ray"):
-        raise TimarError(f"--cluster is {cluster!r}; expected dask or ray, with an address behind a colon")
+    kind, address = _kind_and_address(cluster)
     try:
         close = _connect_dask(address) if kind == "dask" else _connect_ray(address)
     except ImportError as error:
         package = "'dask[distributed]'" if kind == "dask" else "ray"
         raise TimarError(
-            f"--cluster {kind} needs a package that is missing ({error}): pip install {package}"
+            f"--cluster {kind} needs a package that is missing ({error}); install it on every machine of the cluster: "
+            f"pip install {package}; or leave out --cluster to use the cores of this machine"
         ) from error
-    except (OSError, ConnectionError, ValueError) as error:
-        raise TimarError(f"the {kind} cluster at {address or 'this machine'} does not answer ({error})") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TimarError(
+            f"no {kind} cluster answered at {address or 'this machine'} ({error}); expected the address of its "
+            f"scheduler: --cluster {kind}:ADDRESS"
+        ) from error
     try:
         with joblib.parallel_config(backend=kind):
             yield
     finally:
         close()
+
+
+def _kind_and_address(cluster: str) -> tuple[str, str]:
+    kind, _, address = cluster.partition(":")
+    if kind not in ("dask", "ray"):
+        raise TimarError(f"--cluster is {cluster!r}; expected dask or ray, with an address behind a colon")
+    return kind, address
 
 
 def _connect_dask(address: str) -> Callable[[], None]:
@@ -69,8 +87,10 @@ def in_parallel(function: Callable[..., Any], jobs: Sequence[tuple], processes: 
     if processes == 1:
         yield from (function(*job) for job in jobs)
         return
+    cluster, _ = get_active_backend()
+    as_they_come = "generator_unordered" if cluster.supports_return_generator else "list"  # Ray's does not
     call = joblib.delayed(_in_process)
-    yield from joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(call(function, job) for job in jobs)
+    yield from joblib.Parallel(n_jobs=processes, return_as=as_they_come)(call(function, job) for job in jobs)
 
 
 def _in_process(function: Callable[..., Any], job: tuple) -> Any:

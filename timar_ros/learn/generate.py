@@ -23,12 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from timar_ros import parallel
 from timar_ros.errors import TimarError
 from timar_ros.learn.behaviour import move
-from timar_ros.learn.cluster import BACKENDS, cluster
 from timar_ros.learn.demonstration import demonstration
 from timar_ros.learn.dialogue import Dialogue, draw_dialogue, find_cues
 from timar_ros.learn.statistics import report
@@ -132,13 +131,12 @@ def generate(
     jobs: int,
     seconds: float = DIALOGUE_SECONDS,
     engines: tuple[str, ...] = DEFAULT_ENGINES,
-    backend: str = "loky",
-    scheduler: str | None = None,
+    cluster: str | None = None,
 ) -> int:
-    """Makes those dialogues of `hours` that `folder` lacks, in `jobs` processes; returns how many.
+    """Makes those dialogues of `hours` that `folder` lacks, in `jobs` processes or on `cluster`; returns how many.
 
-    `backend` and `scheduler`: as of `cluster`. Raises TimarError when one of `engines` or the backend is missing or the
-    folder cannot be written.
+    Raises:
+        TimarError: one of `engines` or the cluster is missing, or the folder cannot be written.
     """
     for engine in engines:
         REQUIRE[engine]()
@@ -151,10 +149,9 @@ def generate(
         ) from error
     count = max(1, round(hours * 3600 / seconds))
     missing = [n for n in range(count) if not is_finished(folder, dialogue_name(seed, n))]
-    with cluster(backend, jobs, scheduler):
-        # Ray's backend hands results over at the end alone.
-        made = Parallel(return_as="list" if backend == "ray" else "generator_unordered")(
-            delayed(_make_and_write)(folder.resolve(), seed, number, seconds, engines) for number in missing
+    with parallel.backend(cluster):
+        made = parallel.in_parallel(
+            _make_and_write, [(folder.resolve(), seed, number, seconds, engines) for number in missing], jobs
         )
         for _ in tqdm(made, total=count, initial=count - len(missing), unit="dialogue", desc="generate"):
             pass
@@ -181,14 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(DEFAULT_ENGINES),
         help="synthesisers to draw voices from (default: flite espeak-ng); others give other dialogues",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        default="loky",
-        help="where: loky, this machine; dask or ray, the cluster at --scheduler, whose machines see --out",
-    )
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of the cluster (default: one on this machine)")
+    parallel.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -204,9 +194,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{dialogue.seconds:.1f} s of conversation in '{args.demo}'")
         return 0
     _check(args)
-    made = generate(
-        args.out, args.hours, args.seed, args.jobs, args.seconds, tuple(args.voices), args.backend, args.scheduler
-    )
+    made = generate(args.out, args.hours, args.seed, args.jobs, args.seconds, tuple(args.voices), args.cluster)
     print(f"{made} dialogues made in '{args.out}'; look at them with --statistics '{args.out}'")
     return 0
 
@@ -217,7 +205,6 @@ def _check(args: argparse.Namespace) -> None:
         ("--hours", args.hours, 1e-3, 1000.0, " h"),
         ("--seconds", args.seconds, 10.0, 600.0, " s"),
         ("--seed", args.seed, 0, 2**31 - 1, ""),
-        ("--jobs", args.jobs, 1, 256, ""),
     ):
         if not (math.isfinite(value) and low <= value <= high):
             raise TimarError(
@@ -228,8 +215,7 @@ def _check(args: argparse.Namespace) -> None:
             "--voices piper is one voice, and a dialogue needs two; expected another synthesiser beside it; "
             f"give --voices {FLITE} {PIPER}"
         )
-    if args.scheduler and args.backend == "loky":
-        raise TimarError("--scheduler belongs to a cluster; expected --backend dask or --backend ray beside it")
+    parallel.check(args)
     if args.out.exists() and not args.out.is_dir():
         raise TimarError(
             f"--out '{args.out}' is a file; expected a folder, which may exist or not; give the name of a folder"

@@ -257,8 +257,7 @@ def _check(args: argparse.Namespace) -> None:
             raise TimarError(f"{name} is {value}; 0 to {most} is allowed")
     if args.video is not None and args.video_seconds <= 0:
         raise TimarError(f"--video-seconds is {args.video_seconds:g}; a --video needs more than 0")
-    if args.jobs == 0 or args.jobs < -1:
-        raise TimarError(f"--jobs is {args.jobs}; a number of processes, or -1 for one on each core, is expected")
+    parallel.check(args)
 
 
 def _save_motion(folder: Path, trial: Trial) -> None:

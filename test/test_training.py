@@ -495,11 +495,11 @@ def test_a_policy_that_holds_its_head_askew_is_settled_where_people_hold_theirs(
 @pytest.mark.heavy
 @pytest.mark.timeout(1500)
 def test_ten_minutes_of_dialogue_beat_the_mean_on_others_and_resuming_gives_the_same(slice_of_dialogues, tmp_path):
-    size = {"steps": 240, "batch": 4, "width": 96, "blocks": 2, "heads": 4, "learning_rate": 1.5e-3, "ema": 0.97}
+    size = {"steps": 600, "batch": 4, "width": 96, "blocks": 2, "heads": 4, "learning_rate": 1.5e-3, "ema": 0.97}
     size |= {"short_window_frames": 60, "short_open_groups": 6, "warmup_steps": 20, "look_every": 0}
     data = slice_of_dialogues / "train"
     train.run(arguments(data, tmp_path / "straight", **size))
-    args = arguments(data, tmp_path / "broken", until=100, **size)
+    args = arguments(data, tmp_path / "broken", until=250, **size)
     train.run(args)
     args.until = None
     train.run(args)

@@ -49,6 +49,19 @@ if not os.environ.get("AMENT_PREFIX_PATH") and Path(sys.prefix, "share/ament_ind
     os.environ["AMENT_PREFIX_PATH"] = sys.prefix
 
 
+def nodes_with(variable: str, value: str) -> list[str]:
+    """Command lines of this user's processes of nodes in whose environment a variable has this value."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:  # it ended, or is another user's
+            continue
+        if b"timar_ros.nodes" in command and f"{variable}={value}".encode() in environment.split(b"\0"):
+            found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
 class NodeProcess:
     """A node of the package as a process of its own, its output in a file; `typed`: with a keyboard."""
 

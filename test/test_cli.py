@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from conftest import nodes_with
 
 from timar_ros.cli import COMMANDS, main
 
@@ -73,13 +74,13 @@ def test_a_demo_that_is_ended_leaves_no_node_behind(tmp_path, number):
         try:
             log = tmp_path / "out" / "logs" / "recorder.log"
             wait_until(lambda: log.exists() and "recording /joint_states" in log.read_text(), 60)
-            assert len(nodes_of(tmp_path)) >= 4
+            assert len(nodes_with("TMPDIR", str(tmp_path))) >= 4
         finally:
             demo.send_signal(number)
         told = demo.communicate(timeout=60)[1].decode()
     assert "Traceback" not in told
     assert demo.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    wait_until(lambda: not nodes_of(tmp_path), 30)
+    wait_until(lambda: not nodes_with("TMPDIR", str(tmp_path)), 30)
     assert (tmp_path / "out" / "bag" / "metadata.yaml").exists(), "the recorder finished its bag"
 
 
@@ -88,16 +89,3 @@ def wait_until(holds, seconds: float) -> None:
     while not holds():
         assert time.monotonic() < limit, "not in time"
         time.sleep(0.05)
-
-
-def nodes_of(folder: Path) -> list[int]:
-    """Processes of nodes that were started with this TMPDIR."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-        except OSError:  # it ended, or is another user's
-            continue
-        if b"timar_ros.nodes" in command and f"TMPDIR={folder}".encode() in environment.split(b"\0"):
-            found.append(int(process.name))
-    return found

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic_bag
-from conftest import NodeProcess
+from conftest import NodeProcess, nodes_with
 from PIL import Image
 
 from timar_ros.errors import TimarError
@@ -508,7 +508,7 @@ def test_make_view_shows_a_head_in_conversation_and_ends_with_all_that_it_starte
         ended = viewer.stop()
     assert ended == 0 and "Traceback" not in viewer.output()
     domain = re.search(r"ROS_DOMAIN_ID=(\d+)", viewer.output())[1]
-    assert not [p for p in processes() if p[1].get("ROS_DOMAIN_ID") == domain and "timar_ros.nodes" in p[0]]
+    assert not nodes_with("ROS_DOMAIN_ID", domain)
     assert not list(tmp_path.glob("timar_view_*"))
 
 
@@ -540,17 +540,4 @@ def test_make_talk_shows_a_head_that_says_what_is_typed_and_ends_with_all_that_i
     finally:
         ended = talk.stop()
     assert ended == 0 and "Traceback" not in talk.output()
-    assert not [p for p in processes() if p[1].get("TMPDIR") == str(tmp_path) and "timar_ros.nodes" in p[0]]
-
-
-def processes() -> list[tuple[str, dict[str, str]]]:
-    """Command line and environment of this user's processes."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            pairs = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it ended, or is another user's
-            continue
-        found.append((command, dict(pair.split("=", 1) for pair in pairs if "=" in pair)))
-    return found
+    assert not nodes_with("TMPDIR", str(tmp_path))

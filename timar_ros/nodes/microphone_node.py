@@ -17,7 +17,6 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 import soxr
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
@@ -100,9 +99,6 @@ PARAMETERS = (
     ),
     Parameter("depth", 50, "packets kept for slow subscribers", minimum=1, maximum=1000, read_only=True),
 )
-
-LONGEST_FAREWELL_S = 5.0
-"""How long the node waits at the end of its file for those who have not heard it to the end."""
 
 STALL_S = 2.0
 """A microphone that gives nothing for so long is taken to be gone."""
@@ -266,7 +262,7 @@ class MicrophoneNode(Node):
         self.get_logger().info(f"end of {path}: nothing more is published")
         if self._settings.exit_at_end:
             # What reliable subscribers of a busy machine have not taken in yet would go with this node.
-            self._audio.wait_for_all_acked(Duration(seconds=LONGEST_FAREWELL_S))
+            self._audio.wait_for_all_acked(runtime.LONGEST_FAREWELL)
             runtime.request_stop()
 
     def _wait_for_start(self) -> int | None:

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -63,7 +62,6 @@ STAMP_AT = 4
 
 CHECK_S = 0.1
 TELL_WAITING_S = 3.0
-LONGEST_FAREWELL = Duration(seconds=5.0)
 
 PARAMETERS = (
     Parameter("bag", "", "rosbag2 to play: its folder or file", read_only=True),
@@ -108,6 +106,8 @@ class Replay(Node):
             )
         self._begin_ns = self._messages[0].time_ns + round(settings.start_s * 1e9)
         self._senders: dict[str, _Sender] = {}
+        self._trouble: Exception | None = None
+        self._unreadable: Counter[str] = Counter()
         for message in self._messages:
             if message.topic not in self._senders:
                 self._senders[message.topic] = self._sender(message)
@@ -120,8 +120,6 @@ class Replay(Node):
             self._send(message, 0)
         self._clock_publisher = self.create_publisher(Clock, "/clock", 10) if settings.clock else None
         self._ending = threading.Event()
-        self._trouble: Exception | None = None
-        self._unreadable: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="replay")
         self._thread.start()
         self.create_timer(CHECK_S, self._report)
@@ -230,7 +228,7 @@ class Replay(Node):
         """A moment for reliable subscribers to take the last messages."""
         for sender in self._senders.values():
             if sender.publisher is not None:
-                sender.publisher.wait_for_all_acked(LONGEST_FAREWELL)
+                sender.publisher.wait_for_all_acked(runtime.LONGEST_FAREWELL)
 
 
 class _Pace:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import rclpy
+from rclpy.duration import Duration
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
@@ -26,6 +27,9 @@ from timar_ros.errors import TimarError
 
 SPIN_S = 0.1
 """How long one turn of the spin loop waits at most: the delay with which a signal is noticed."""
+
+LONGEST_FAREWELL = Duration(seconds=5.0)
+"""How long a node waits at the end of its file or bag for those who have not heard it to the end."""
 
 _stop = threading.Event()
 

@@ -14,7 +14,7 @@ from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, quaternion_from_rpy
+from timar_ros.channels import ARKIT_BLENDSHAPES, quaternion_from_rpy
 
 START_NS = 1_780_000_000_000_000_000
 RATE = 16_000

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from synthetic_bag import JOINTS, START_NS, Invented, write_bag
 
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.replay.bag import assemble_voice, read_recording
 from timar_ros.stream.audio_messages import AudioChunk
 

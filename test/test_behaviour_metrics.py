@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from timar_ros.motion.channels import CHANNELS
+from timar_ros.channels import CHANNELS
+from timar_ros.motion.track import FLAME, MotionTrack
 from timar_ros.replay.behaviour_metrics import (
     behaviour_metrics,
     best_offset,
@@ -15,7 +16,6 @@ from timar_ros.replay.behaviour_metrics import (
     nod_onsets,
     shapes_correlation,
 )
-from timar_ros.replay.motion_track import FLAME, MotionTrack
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.turns import TurnBoundary
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-from timar_ros.motion.channels import (
+from timar_ros.channels import (
     ARKIT_BLENDSHAPES,
     CHANNELS,
     HEAD_CHANNELS,

@@ -5,11 +5,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from timar_ros.channels import CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
-from timar_ros.motion.channels import CHANNELS
 
 SMALL = NetworkConfig(width=32, blocks=1, heads=2, diffusion_width=16, diffusion_depth=1)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from synthetic_bag import FRAME_NS, START_NS, Invented, invented_messages, write_bag, write_messages
 
 from timar_ros.errors import TimarError
+from timar_ros.motion.track import load_motion
 from timar_ros.replay.clips import find_clips
-from timar_ros.replay.motion_track import load_motion
 from timar_ros.stream.frames import PARTNER, SELF
 
 INVENTED = Invented(seconds=4.0)

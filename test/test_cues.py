@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timar_ros.learn.behaviour import move
-from timar_ros.learn.dialogue import (
+from timar_ros.dialogues.behaviour import move
+from timar_ros.dialogues.dialogue import (
     CUE_APART_S,
     CUE_PAUSE_S,
     CUE_SPEECH_S,
@@ -17,11 +17,11 @@ from timar_ros.learn.dialogue import (
     add_responses,
     find_cues,
 )
-from timar_ros.learn.sentences import BACKCHANNEL, STATEMENT
-from timar_ros.learn.traits import draw_traits
-from timar_ros.learn.voices import Phoneme, Speech, Voice
+from timar_ros.dialogues.sentences import BACKCHANNEL, STATEMENT
+from timar_ros.dialogues.traits import draw_traits
+from timar_ros.dialogues.voices import Phoneme, Speech, Voice
+from timar_ros.motion.track import MotionTrack
 from timar_ros.replay.behaviour_metrics import nod_onsets
-from timar_ros.replay.motion_track import MotionTrack
 
 LISTENER, SPEAKER = 0, 1
 

@@ -10,8 +10,9 @@ from timar_ros.model.checkpoint import Policy, load_policy
 from timar_ros.model.network import TimarNetwork
 from timar_ros.replay.behaviour_metrics import frame_energy
 from timar_ros.replay.hearing import JAW, check_hearing
-from timar_ros.replay.offline import hear, move, read_voice
+from timar_ros.replay.offline import hear, move
 from timar_ros.resources import share_path
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.policy import IncrementalPolicy
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"

@@ -10,8 +10,8 @@ from scipy.signal import fftconvolve
 from timar_ros.learn.echo_evaluation import CANCELLERS, make_scene, make_scenes, read_talks, score
 from timar_ros.learn.rooms import LIVING_ROOM, OFFICE, impulse_response
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
-from timar_ros.replay.offline import read_voice
 from timar_ros.resources import share_path
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.echo import EchoCanceller
 from timar_ros.stream.echo_delay import DelayTracker
 from timar_ros.stream.echo_filter import EchoFilter

@@ -19,10 +19,10 @@ import soundfile
 from synthetic_bag import Invented, write_bag
 
 from timar_ros.cli import main
+from timar_ros.motion.track import load_motion
 from timar_ros.replay import comparison
 from timar_ros.replay.clips import ClipSource
 from timar_ros.replay.comparison import Comparison, as_json, best, flat, nested
-from timar_ros.replay.motion_track import load_motion
 from timar_ros.replay.published_metrics import published_metrics
 from timar_ros.replay.trial import Trial, Variant
 

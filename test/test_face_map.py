@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.robot.face_map import FaceMap, weights_by_name
 
 SERVO = {"name": "jaw_servo", "rest": 0.1, "limits": {"position": {"min": 0.0, "max": 0.5}}}

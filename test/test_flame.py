@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from timar_ros.channels import ARKIT_BLENDSHAPES, CHANNELS, quaternion_from_rpy
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, CHANNELS, quaternion_from_rpy
 from timar_ros.motion.flame import EXPRESSION, FLAME_CHANNELS, FLAME_DIM, JAW, NECK, ExpressionMap, from_flame, to_flame
 
 HEADER = ",".join(["blendshape", "bias", *FLAME_CHANNELS[EXPRESSION]])

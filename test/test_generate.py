@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from timar_ros.channels import CHANNELS
+from timar_ros.dialogues import generate, statistics
+from timar_ros.dialogues.behaviour import move
+from timar_ros.dialogues.demonstration import demonstration
+from timar_ros.dialogues.dialogue import Dialogue, Party, Response, draw_dialogue, join_intervals
+from timar_ros.dialogues.sentences import BACKCHANNEL, QUESTIONS
+from timar_ros.dialogues.traits import draw_traits
+from timar_ros.dialogues.visemes import mouth
+from timar_ros.dialogues.voices import FLITE_VOICES, Phoneme, Voice, draw_voice, inner_pauses, synthesise, with_pauses
 from timar_ros.errors import TimarError
-from timar_ros.learn import generate, statistics
-from timar_ros.learn.behaviour import move
-from timar_ros.learn.demonstration import demonstration
-from timar_ros.learn.dialogue import Dialogue, Party, Response, draw_dialogue, join_intervals
-from timar_ros.learn.sentences import BACKCHANNEL, QUESTIONS
-from timar_ros.learn.traits import draw_traits
-from timar_ros.learn.visemes import mouth
-from timar_ros.learn.voices import FLITE_VOICES, Phoneme, Voice, draw_voice, inner_pauses, synthesise, with_pauses
-from timar_ros.motion.channels import CHANNELS
 
 REPOSITORY = Path(__file__).parent.parent
 JAW, CLOSE = CHANNELS.index("jawOpen"), CHANNELS.index("mouthClose")

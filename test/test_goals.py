@@ -9,12 +9,12 @@ import pytest
 import soundfile
 
 from timar_ros.cli import main
+from timar_ros.dialogues.generate import generate
 from timar_ros.errors import TimarError
-from timar_ros.learn.generate import generate
+from timar_ros.motion.track import MotionTrack
 from timar_ros.replay.clips import ClipSource, one_party_of
 from timar_ros.replay.comparison import Comparison, nested
 from timar_ros.replay.goals import GENERATED, GOALS, REAL, goals_table, kinds_of, plan, verdicts
-from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.pooled import pooled_cues, pooled_motion
 from timar_ros.replay.published_metrics import frechet_distance
 from timar_ros.replay.rivals import RIVALS

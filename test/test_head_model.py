@@ -7,7 +7,7 @@ import pytest
 import trimesh
 import viser
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.resources import share_path
 from timar_ros.robot.face_map import FaceMap, weights_by_name
 from timar_ros.robot.profile import RobotProfile

@@ -26,9 +26,9 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Int16MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.model.checkpoint import save_policy
 from timar_ros.model.published_checkpoint import published_network, speech_config
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.motion.flame import FLAME_CHANNELS
 from timar_ros.nodes.head_node import PARAMETERS
 from timar_ros.robot.command_timing import NO_SOUND

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_bag import Invented, write_bag
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.replay.bag import read_recording
 from timar_ros.replay.clips import find_clips
 from timar_ros.replay.lips import NATURAL_LEAD_MS, shown_lag

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.motion.mouth import MouthCloser
 from timar_ros.rates import FRAME_NS
 

@@ -23,7 +23,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty, Int16MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.replay.bag import read_recording
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"

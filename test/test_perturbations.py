@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from timar_ros.errors import TimarError
-from timar_ros.replay.offline import frames_of, read_voice
+from timar_ros.replay.offline import frames_of
 from timar_ros.replay.perturbations import bursts, perturbed
 from timar_ros.resources import share_path
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.frames import Frame
 
 OWN, PARTNER = (read_voice(share_path("demo", f"{party}.ogg"))[: 20 * 16_000] for party in ("self", "partner"))

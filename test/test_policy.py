@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from timar_ros.channels import CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.learn.window_attention import by_tokens, may_attend
 from timar_ros.model import diffusion
@@ -15,7 +16,6 @@ from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES, log_mel
 from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
-from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame

@@ -13,8 +13,9 @@ from timar_ros.model.checkpoint import load_policy
 from timar_ros.model.precision import BFLOAT16, FLOAT32, INT8, set_precision, to_float32
 from timar_ros.model.published import TOKENS, PublishedConfig, PublishedNetwork
 from timar_ros.model.wav2vec2 import SpeechConfig
-from timar_ros.replay.offline import hear, move, read_voice
+from timar_ros.replay.offline import hear, move
 from timar_ros.resources import share_path
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.policy import IncrementalPolicy
 from timar_ros.stream.sampling import Sampling
 

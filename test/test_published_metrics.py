@@ -6,7 +6,7 @@ from scipy.linalg import sqrtm
 from scipy.stats import pearsonr
 from sklearn.cluster import KMeans
 
-from timar_ros.replay.motion_track import FLAME, GROUPS, MotionTrack
+from timar_ros.motion.track import FLAME, GROUPS, MotionTrack
 from timar_ros.replay.published_metrics import frechet_distance, published_metrics
 
 SLICES = {"exp": slice(0, 50), "jaw": slice(50, 53), "pose": slice(53, 56)}

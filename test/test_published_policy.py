@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from timar_ros.channels import CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
 from timar_ros.model.published import FRAMES, MOTION_DIM, PublishedNetwork
 from timar_ros.model.published_checkpoint import published_network, speech_config
-from timar_ros.motion.channels import CHANNELS
 from timar_ros.motion.flame import FLAME_CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.frames import Frame

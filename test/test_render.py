@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from synthetic_bag import Invented, write_bag
 
+from timar_ros.channels import ARKIT_BLENDSHAPES, CHANNELS, MOTION_DIM
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, CHANNELS, MOTION_DIM
 from timar_ros.replay.bag import read_recording
 from timar_ros.replay.render import HeadRenderer, motion_shown, render_video, video_span_ns
 

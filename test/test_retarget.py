@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-from timar_ros.motion.channels import quaternion_from_rpy
+from timar_ros.channels import quaternion_from_rpy
 from timar_ros.motion.retarget import Retargeter
 from timar_ros.robot.profile import Command, Joint, JointLimits, RobotProfile
 

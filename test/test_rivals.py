@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from timar_ros.channels import CHANNELS
+from timar_ros.dialogues.generate import generate
 from timar_ros.errors import TimarError
-from timar_ros.learn.generate import generate
-from timar_ros.motion.channels import CHANNELS
 from timar_ros.replay.clips import ClipSource, find_clips
 from timar_ros.replay.rivals import RIVALS, SEEDED, rival_motion, true_people
 

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 import yaml
 
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.cli import main
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.replay.robot_motion import lively_head, show_on
 from timar_ros.resources import share_path
 from timar_ros.robot.check import explanation, findings

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from timar_ros.channels import CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.learn.dataset import Conversation
 from timar_ros.learn.recipe import Recipe
 from timar_ros.learn.speech_teaching import MouthReading, teach
 from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME
 from timar_ros.model.speech_encoder import DILATIONS, SpeechEncoder
-from timar_ros.motion.channels import CHANNELS
 
 FRAMES = 60
 REACH = 2 * sum(DILATIONS)

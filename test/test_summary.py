@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_bag import Invented, write_bag
 
-from timar_ros.motion.channels import MOTION_DIM
+from timar_ros.channels import MOTION_DIM
 from timar_ros.rates import FRAME_SAMPLES
 from timar_ros.replay.bag import read_recording
 from timar_ros.replay.recording import Signal

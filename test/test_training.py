@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
+from timar_ros.channels import CHANNELS, MOTION_DIM
+from timar_ros.dialogues.generate import generate
 from timar_ros.errors import TimarError
 from timar_ros.learn import objective, train
 from timar_ros.learn.augment import degrade
 from timar_ros.learn.dataset import NOD_AHEAD_FRAMES, load_conversations
-from timar_ros.learn.generate import generate
 from timar_ros.learn.motion_units import find_ways_back, set_motion_units
 from timar_ros.learn.objective import Objective
 from timar_ros.learn.uninterrupted import uninterrupted
@@ -30,7 +31,6 @@ from timar_ros.model.checkpoint import load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES
 from timar_ros.model.network import NOD_FRAMES, TimarNetwork
-from timar_ros.motion.channels import CHANNELS, MOTION_DIM
 from timar_ros.replay import offline
 from timar_ros.stream.policy import IncrementalPolicy
 from timar_ros.stream.sampling import Sampling

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timar_ros.errors import TimarError
-from timar_ros.learn import espeak, espeak_speaker, piper_speech
-from timar_ros.learn.visemes import shape_of
-from timar_ros.learn.voices import (
+from timar_ros.dialogues import espeak, espeak_speaker, piper_speech
+from timar_ros.dialogues.visemes import shape_of
+from timar_ros.dialogues.voices import (
     ENGINES,
     ESPEAK,
     FLITE,
@@ -26,6 +25,7 @@ from timar_ros.learn.voices import (
     draw_voice,
     synthesise,
 )
+from timar_ros.errors import TimarError
 from timar_ros.rates import SAMPLE_RATE
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed: sudo apt install flite")
@@ -99,7 +99,7 @@ def test_a_stretched_sentence_takes_longer(name):
 
 @needs_espeak
 def test_pitch_is_what_was_asked_for():
-    from timar_ros.learn.voices import find_accents
+    from timar_ros.dialogues.voices import find_accents
 
     low = voice("gmw/en-US+f2")
     high = Voice(low.name, 1.3 * low.pitch_hz, *list(vars(low).values())[2:])

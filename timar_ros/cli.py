@@ -21,7 +21,7 @@ COMMANDS = {
     ),
     "evaluate": ("timar_ros.replay.evaluate", "score policies on recorded conversations, or finished motion"),
     "echo": ("timar_ros.learn.echo_evaluation", "compare echo cancellers in simulated rooms"),
-    "generate": ("timar_ros.learn.generate", "make dialogues of two voices and heads to train on"),
+    "generate": ("timar_ros.dialogues.generate", "make dialogues of two voices and heads to train on"),
     "hearing": ("timar_ros.replay.hearing", "show whether a policy hears both voices"),
     "record": ("timar_ros.nodes.recorder", "record the topics of the running graph into a bag"),
     "replay": ("timar_ros.nodes.replay", "play a bag's sound into the running graph"),

@@ -19,8 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from timar_ros.demo import Graph, prepare_folder, show_results
+from timar_ros.demo import prepare_folder, show_results
 from timar_ros.errors import TimarError
+from timar_ros.graph import Graph
 from timar_ros.stream.synthesis import ALL_SAID, AUTO, ENGINES, Synthesiser, sentences
 
 # After the last sentence: until it was heard and the mouth is closed again.

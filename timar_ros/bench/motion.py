@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from timar_ros.bench.timing import percentiles_ms, timed, write_result
-from timar_ros.motion.channels import MOTION_DIM
+from timar_ros.channels import MOTION_DIM
 from timar_ros.motion.trajectory import TrajectoryPlanner
 from timar_ros.rates import FRAME_NS
 from timar_ros.replay.render import HeadRenderer

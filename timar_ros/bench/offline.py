@@ -13,8 +13,9 @@ from timar_ros.bench.default import streams_realtime
 from timar_ros.bench.timing import write_result
 from timar_ros.model.checkpoint import load_policy
 from timar_ros.rates import SAMPLE_RATE
-from timar_ros.replay.offline import hear, move, read_voice
+from timar_ros.replay.offline import hear, move
 from timar_ros.resources import share_path
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.policy import IncrementalPolicy
 
 CONVERSATIONS = 6

@@ -1,7 +1,7 @@
 """Conversations on disk in DualTalk's layout.
 
 A folder holds NAME_speaker1.wav/.npz and NAME_speaker2.wav/.npz: 16 kHz mono voices of equal length, and motion at
-25 frames a second (`motion` [T, 55] in the channels of motion/channels.py, or FLAME's `exp` and `pose`). Turns
+25 frames a second (`motion` [T, 55] in the channels of channels.py, or FLAME's `exp` and `pose`). Turns
 and floor come from the same voice activity and segmentation as live, computed once and kept in NAME_turns.npz
 beside the data.
 """
@@ -16,13 +16,13 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.errors import TimarError
 from timar_ros.model.network import NOD_FRAMES
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.motion.flame import ExpressionMap, from_flame
+from timar_ros.motion.track import FLAME, UNREADABLE, MotionTrack, load_motion
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.behaviour_metrics import FLOORS, floor_by_frame, listening, nod_onsets
-from timar_ros.replay.motion_track import FLAME, UNREADABLE, MotionTrack, load_motion
 from timar_ros.stream.sampling import region
 from timar_ros.stream.turns import TurnSegmenter
 

@@ -30,7 +30,7 @@ from timar_ros.errors import TimarError
 from timar_ros.learn.rooms import LIVING_ROOM, OFFICE, Room, impulse_response
 from timar_ros.learn.turn_evaluation import speech_level
 from timar_ros.rates import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
-from timar_ros.replay.offline import read_voice
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.echo import EchoCanceller
 from timar_ros.stream.speaking import SpeakingDetector
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from timar_ros.channels import CHANNELS
 from timar_ros.learn.dataset import MOUTH, Conversation
 from timar_ros.model.network import NOD_FRAMES, TimarNetwork
-from timar_ros.motion.channels import CHANNELS
 
 # From how many conversations it is learned how deviations go on.
 WAYS_BACK_OF = 40

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.learn.dataset import MOUTH, Conversation, known_channels
 from timar_ros.learn.motion_units import find_ways_back
 from timar_ros.learn.recipe import Recipe
@@ -24,7 +25,6 @@ from timar_ros.model.diffusion import make_schedule, training_terms
 from timar_ros.model.features import log_mel
 from timar_ros.model.network import FrameInputs, TimarNetwork
 from timar_ros.model.precision import computes_bfloat16
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 
 JAW = CHANNELS.index("jawOpen")
 # How long the diffusion's noise stays alike, as a smoothing kernel's deviation in frames.

@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from timar_ros.channels import CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
 from timar_ros.learn.dataset import Conversation, load_conversations
@@ -41,7 +42,6 @@ from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
 from timar_ros.model.speech_encoder import HEARD_BEFORE_FRAMES
-from timar_ros.motion.channels import CHANNELS
 from timar_ros.motion.flame import ExpressionMap
 from timar_ros.stream.sampling import Sampling
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from timar_ros.channels import HEAD_CHANNELS
 from timar_ros.learn.dataset import Conversation
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.precision import FLOAT32
-from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from timar_ros.errors import TimarError
-from timar_ros.motion.channels import (
+from timar_ros.channels import (
     ARKIT_BLENDSHAPES,
     HEAD_CHANNELS,
     MOTION_DIM,
     quaternion_from_rpy,
     rpy_from_quaternion,
 )
+from timar_ros.errors import TimarError
 
 EXPRESSION, JAW, NECK = slice(0, 50), slice(50, 53), slice(53, 56)
 FLAME_DIM = 56

@@ -5,7 +5,7 @@ The learned motion rides on the gaze as an offset: the head keeps facing the tar
 
 import numpy as np
 
-from timar_ros.motion.channels import quaternion_from_rpy
+from timar_ros.channels import quaternion_from_rpy
 from timar_ros.rates import FRAME_S
 
 # The turn is that of a critically damped spring of this stiffness, no faster than this: a head that turns to a new

@@ -9,7 +9,7 @@ large gaze shifts come with a blink.
 
 import numpy as np
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, HEAD_CHANNELS, MOTION_DIM
+from timar_ros.channels import ARKIT_BLENDSHAPES, HEAD_CHANNELS, MOTION_DIM
 
 _BREATH_S = 4.2
 _BREATH_PITCH = np.radians(0.5)
@@ -35,7 +35,7 @@ class IdleLife:
         self._seed = seed
 
     def at(self, times_s: np.ndarray) -> np.ndarray:
-        """[n, 55] motion in the channels of `motion.channels` at `times_s` [n], s, on any clock."""
+        """[n, 55] motion in the channels of `timar_ros.channels` at `times_s` [n], s, on any clock."""
         times_s = np.asarray(times_s, dtype=np.float64)
         motion = np.zeros((len(times_s), MOTION_DIM))
         head = self._look(times_s)

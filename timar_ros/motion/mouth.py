@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES
 
 SPEECH_SHAPES = np.array(
     [

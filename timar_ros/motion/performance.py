@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from timar_ros.motion.channels import HEAD_CHANNELS
+from timar_ros.channels import HEAD_CHANNELS
 from timar_ros.motion.gaze import Gaze
 from timar_ros.motion.idle import IdleLife
 from timar_ros.motion.retarget import head_rotations

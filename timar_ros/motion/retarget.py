@@ -8,7 +8,7 @@ three joints takes the orientation closest to it: the one with the smallest angl
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from timar_ros.motion.channels import quaternion_from_rpy
+from timar_ros.channels import quaternion_from_rpy
 from timar_ros.robot.profile import RobotProfile
 
 # Index of each axis in REP-103: x forward, y left, z up.
@@ -45,7 +45,7 @@ def head_rotations(rpy: np.ndarray, intensity: float = 1.0) -> np.ndarray:
     """Quaternions of head rotations, their angle multiplied by `intensity`.
 
     Args:
-        rpy: [n, 3] rad, fixed-axis roll, pitch, yaw (see `motion.channels`).
+        rpy: [n, 3] rad, fixed-axis roll, pitch, yaw (see `timar_ros.channels`).
         intensity: factor on the angle of the whole rotation; 0 keeps the head straight ahead.
 
     Returns:

@@ -18,8 +18,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
+from timar_ros.channels import ARKIT_BLENDSHAPES, MOTION_DIM
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, MOTION_DIM
 from timar_ros.motion.gaze import direction_to
 from timar_ros.motion.mouth import MouthCloser
 from timar_ros.motion.performance import Performance, smooth

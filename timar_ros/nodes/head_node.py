@@ -29,9 +29,9 @@ from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String, UInt8MultiArray
 
+from timar_ros.channels import HEAD_CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy
-from timar_ros.motion.channels import HEAD_CHANNELS
 from timar_ros.motion.retarget import Retargeter
 from timar_ros.motion.trajectory import TrajectoryPlanner
 from timar_ros.nodes.body import Body

@@ -17,8 +17,8 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 from scipy.ndimage import median_filter
 
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.rates import SAMPLE_RATE
 from timar_ros.replay.bag_files import StoredMessage, indexed_messages, salvaged_messages
 from timar_ros.replay.recording import Event, Recording, Signal, Span, Status, Turn, Voice

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES
+from timar_ros.motion.track import MotionTrack
 from timar_ros.rates import FRAME_RATE, FRAME_S, FRAME_SAMPLES
-from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.published_metrics import correlation
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.turns import TurnBoundary

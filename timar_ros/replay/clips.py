@@ -18,15 +18,16 @@ import numpy as np
 import soundfile
 import yaml
 
+from timar_ros.channels import HEAD_CHANNELS, MOTION_DIM
+from timar_ros.dialogues.generate import DIALOGUE_SECONDS
 from timar_ros.errors import TimarError
-from timar_ros.learn.generate import DIALOGUE_SECONDS
-from timar_ros.motion.channels import HEAD_CHANNELS, MOTION_DIM
+from timar_ros.motion.track import ARKIT, UNREADABLE, MotionTrack, load_motion, track_of
 from timar_ros.rates import FRAME_NS, FRAME_RATE, FRAME_SAMPLES
 from timar_ros.replay.bag import read_recording
-from timar_ros.replay.motion_track import ARKIT, UNREADABLE, MotionTrack, load_motion, track_of
-from timar_ros.replay.offline import frames_of, read_voice
+from timar_ros.replay.offline import frames_of
 from timar_ros.replay.recording import Recording, Signal, Voice
 from timar_ros.replay.summary import summarise
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.frames import PARTNER, SELF, Frame
 from timar_ros.stream.partner_face import PartnerFace
 from timar_ros.stream.trace import TracedHop

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from timar_ros.motion.track import MotionTrack, load_motion
 from timar_ros.parallel import in_parallel
 from timar_ros.replay.clips import ClipSource
-from timar_ros.replay.motion_track import MotionTrack, load_motion
 from timar_ros.replay.pooled import pooled_cues, pooled_motion
 from timar_ros.replay.trial import LIVE, Settings, Trial, Variant, plain, run_trials
 

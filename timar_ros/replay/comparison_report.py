@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from timar_ros.errors import TimarError
+from timar_ros.motion.track import MotionTrack
 from timar_ros.rates import FRAME_NS, FRAME_RATE
 from timar_ros.replay.clips import Clip
 from timar_ros.replay.comparison import (
@@ -24,7 +25,6 @@ from timar_ros.replay.comparison import (
     number,
     shown_rows,
 )
-from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.recording import Recording, Turn, Voice
 from timar_ros.replay.render import render_side_by_side
 from timar_ros.replay.report import write_page

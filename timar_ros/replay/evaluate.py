@@ -24,12 +24,12 @@ from tqdm import tqdm
 from timar_ros import parallel
 from timar_ros.errors import TimarError
 from timar_ros.model.precision import PRECISIONS
+from timar_ros.motion.track import GROUPS, load_motion
 from timar_ros.replay.bag import TOPIC_PATTERNS
 from timar_ros.replay.behaviour_metrics import behaviour_metrics
 from timar_ros.replay.clips import ClipSource, find_clips, one_party_of
 from timar_ros.replay.comparison import Comparison, as_json, compare, notes_of, number, table
 from timar_ros.replay.goals import GENERATED, REAL, SEEDS, goals_table, kinds_of, plan, verdicts
-from timar_ros.replay.motion_track import GROUPS, load_motion
 from timar_ros.replay.perturbations import PERTURBATIONS, perturbation
 from timar_ros.replay.published_metrics import PUBLISHED, published_metrics
 from timar_ros.replay.rivals import RIVALS

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.spatial import ConvexHull
 
+from timar_ros.channels import ARKIT_BLENDSHAPES, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, HEAD_CHANNELS, MOTION_DIM
 
 Colour = tuple[int, int, int]
 

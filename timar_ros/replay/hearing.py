@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from timar_ros.demo import duration_s
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.motion.track import track_of
 from timar_ros.replay.behaviour_metrics import angular_speed, best_offset, frame_energy
-from timar_ros.replay.motion_track import track_of
-from timar_ros.replay.offline import HeardConversation, hear, move, read_voice
+from timar_ros.replay.offline import HeardConversation, hear, move
 from timar_ros.replay.trial import plain
 from timar_ros.resources import share_path
+from timar_ros.sound_files import duration_s, read_voice
 from timar_ros.stream.policy import IncrementalPolicy
 
 JAW = CHANNELS.index("jawOpen")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 
-from timar_ros.errors import TimarError
-from timar_ros.rates import FRAME_NS, FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.steppers import Stepper
 from timar_ros.stream.turns import TurnSegmenter, TurnUpdate
@@ -28,20 +24,6 @@ class HeardConversation:
     def speaking(self) -> np.ndarray:
         """[2, frames] bool, own voice and partner, as decided live (with the delay of the decision)."""
         return np.array([(u.own_speaking, u.partner_speaking) for u in self.updates], dtype=bool).T
-
-
-def read_voice(path: str | Path, channel: int | None = None) -> np.ndarray:
-    """A sound file as 16 kHz mono float32 [n]: one of its channels, or the mean of all.
-
-    Raises:
-        TimarError: it is not there or no sound file.
-    """
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise TimarError(f"{path} cannot be read as sound ({error}); give a WAV, FLAC, OGG or MP3 file") from error
-    mono = samples.mean(axis=1) if channel is None else samples[:, channel]
-    return soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
 
 
 def frames_of(own: np.ndarray, partner: np.ndarray) -> tuple[Frame, ...]:

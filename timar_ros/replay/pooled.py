@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from timar_ros.motion.track import MotionTrack
 from timar_ros.replay.behaviour_metrics import agreement, best_offset, shapes_correlation
-from timar_ros.replay.motion_track import MotionTrack
 from timar_ros.replay.published_metrics import correlation, published_metrics
 
 POOLED = ("fd", "paired_fd", "mse", "rpcc")

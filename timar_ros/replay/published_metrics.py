@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timar_ros.replay.motion_track import GROUPS, MotionTrack
+from timar_ros.motion.track import GROUPS, MotionTrack
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from timar_ros.motion.channels import rpy_from_quaternion
+from timar_ros.channels import rpy_from_quaternion
 from timar_ros.rates import FRAME_NS, SAMPLE_RATE
 from timar_ros.stream.trace import TracedHop
 

@@ -12,8 +12,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from timar_ros.channels import HEAD_CHANNELS, MOTION_DIM
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import HEAD_CHANNELS, MOTION_DIM
 from timar_ros.rates import FRAME_NS, FRAME_RATE, SAMPLE_RATE
 from timar_ros.replay.colours import FLOOR_COLOURS, PARTY_COLOURS
 from timar_ros.replay.head_drawing import HeadRenderer

@@ -13,17 +13,17 @@ from functools import lru_cache
 
 import numpy as np
 
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS
+from timar_ros.dialogues.behaviour import move
+from timar_ros.dialogues.dialogue import Dialogue
+from timar_ros.dialogues.generate import make_dialogue
 from timar_ros.errors import TimarError
-from timar_ros.learn.behaviour import move
-from timar_ros.learn.dialogue import Dialogue
-from timar_ros.learn.generate import make_dialogue
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.motion.flame import JAW
+from timar_ros.motion.track import ARKIT, FLAME, MotionTrack, load_motion
 from timar_ros.rates import FRAME_RATE
 from timar_ros.replay.behaviour_metrics import frame_energy
 from timar_ros.replay.clips import Clip, ClipSource
-from timar_ros.replay.motion_track import ARKIT, FLAME, MotionTrack, load_motion
-from timar_ros.replay.offline import read_voice
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.frames import Frame
 
 STILL, NOISE, ENERGY_JAW, BEHAVIOUR = "still", "noise", "energy-jaw", "behaviour"

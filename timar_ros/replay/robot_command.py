@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from timar_ros.channels import HEAD_CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy
-from timar_ros.motion.channels import HEAD_CHANNELS
-from timar_ros.replay.offline import hear, move, read_voice
+from timar_ros.replay.offline import hear, move
 from timar_ros.replay.robot_motion import lively_head, show_on
 from timar_ros.resources import share_path
 from timar_ros.robot.check import explanation, findings
 from timar_ros.robot.description import read_description
 from timar_ros.robot.profile import RobotProfile, profile_names
+from timar_ros.sound_files import read_voice
 from timar_ros.stream.steppers import make_stepper
 
 LIVELY_S = 60.0

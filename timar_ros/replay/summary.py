@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import correlate
 
-from timar_ros.motion.channels import HEAD_CHANNELS
+from timar_ros.channels import HEAD_CHANNELS
 from timar_ros.rates import FRAME_NS
 from timar_ros.replay.lips import shown_lag
 from timar_ros.replay.recording import Recording, Signal

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from timar_ros.motion.channels import HEAD_CHANNELS
+from timar_ros.channels import HEAD_CHANNELS
 from timar_ros.rates import SAMPLE_RATE
 from timar_ros.replay.recording import Recording, Span
 from timar_ros.replay.render import floor_spans

@@ -16,11 +16,11 @@ import torch
 from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import Policy, load_policy
 from timar_ros.model.precision import FLOAT32
+from timar_ros.motion.track import MotionTrack, track_of
 from timar_ros.rates import FRAME_S
 from timar_ros.replay.behaviour_metrics import behaviour_metrics, floor_by_frame
 from timar_ros.replay.clips import Clip, ClipSource
 from timar_ros.replay.limit_use import limit_use
-from timar_ros.replay.motion_track import MotionTrack, track_of
 from timar_ros.replay.offline import HeardConversation, hear_frames, hop_motions
 from timar_ros.replay.perturbations import perturbed
 from timar_ros.replay.published_metrics import published_metrics

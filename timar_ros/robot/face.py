@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import ruckig
 
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.rates import FRAME_S
 from timar_ros.robot.profile import Face
 

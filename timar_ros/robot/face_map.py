@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.resources import share_path
 
 _COMPARE = "Compare it with config/faces/head.yaml."
@@ -111,7 +111,7 @@ class FaceMap:
                 if blendshape not in ARKIT_BLENDSHAPES:
                     raise TimarError(
                         f"{place}: {blendshape} is no ARKit blendshape; expected a name such as jawOpen or "
-                        "mouthSmileLeft (all are in timar_ros/motion/channels.py). Correct it."
+                        "mouthSmileLeft (all are in timar_ros/channels.py). Correct it."
                     )
                 gains[row, ARKIT_BLENDSHAPES.index(blendshape)] = _number(gain, f"{place}: {blendshape}")
             names.append(name)

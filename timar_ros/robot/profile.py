@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.errors import TimarError
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES
 from timar_ros.resources import share_path
 
 AXES = ("roll", "pitch", "yaw")
@@ -400,7 +400,7 @@ def _face_joint(section: _Section) -> FaceJoint:
     if unknown:
         raise TimarError(
             f"{weights.place}: {', '.join(unknown)} is no ARKit blendshape; expected names such as jawOpen, "
-            "eyeBlinkLeft or browInnerUp (timar_ros/motion/channels.py lists all 52). Correct it."
+            "eyeBlinkLeft or browInnerUp (timar_ros/channels.py lists all 52). Correct it."
         )
     limits = _limits(section.section("limits"))
     return FaceJoint(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM, rpy_from_quaternion
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM, rpy_from_quaternion
 
 # A tracker at 10 Hz with a lost picture or two still counts as seen.
 LONGEST_AGE_NS = 300_000_000

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
@@ -37,7 +38,6 @@ from timar_ros.model.network import (
     TimarNetwork,
 )
 from timar_ros.model.speech_encoder import SpeechEncoder
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.rates import FRAME_SAMPLES
 from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows, choose_device
 from timar_ros.stream.frames import Frame

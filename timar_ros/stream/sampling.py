@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.model.checkpoint import Policy
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.rates import FRAME_RATE
 
 REGIONS = {"eyes": ("eye",), "mouth": ("mouth", "jaw", "tongue")}

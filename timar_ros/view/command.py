@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from timar_ros.demo import LEAD_S, Graph, duration_s, voices
 from timar_ros.errors import TimarError
+from timar_ros.graph import LEAD_S, Graph
+from timar_ros.sound_files import duration_s, voices
 
 PAUSE_S = 2.0
 """Silence before the conversation begins again."""
@@ -38,16 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ended = threading.Event()
-    # `kill` and a terminal that is closed end the page and all that belongs to it as Ctrl-C does.
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in numbers}
+    before = signal.signal(signal.SIGINT, lambda *_: ended.set())
     try:
         if args.bag is not None:
             return show_bag(args, ended)
         return show_conversation(args, ended)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, before)
 
 
 def show_bag(args: argparse.Namespace, ended: threading.Event) -> int:

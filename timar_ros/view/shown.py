@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from timar_ros.motion.channels import rpy_from_quaternion
+from timar_ros.channels import rpy_from_quaternion
 from timar_ros.robot.face_map import FaceMap, weights_by_name
 
 SECONDS = 10.0

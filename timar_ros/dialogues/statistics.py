@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from timar_ros.channels import CHANNELS
+from timar_ros.dialogues.sentences import BACKCHANNEL
 from timar_ros.errors import TimarError
-from timar_ros.learn.sentences import BACKCHANNEL
-from timar_ros.motion.channels import CHANNELS
+from timar_ros.motion.track import UNREADABLE
 from timar_ros.rates import FRAME_RATE, FRAME_SAMPLES
-from timar_ros.replay.motion_track import UNREADABLE
 
 _QUANTILES = (5, 25, 50, 75, 95)
 _JAW = CHANNELS.index("jawOpen")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from timar_ros.learn.dialogue import (
+from timar_ros.dialogues.dialogue import (
     Dialogue,
     Party,
     Phrase,
@@ -17,7 +17,7 @@ from timar_ros.learn.dialogue import (
     speak_backchannel,
     speak_sentence,
 )
-from timar_ros.learn.sentences import (
+from timar_ros.dialogues.sentences import (
     AGREEMENT,
     APPRECIATION,
     BACKCHANNEL,
@@ -26,8 +26,8 @@ from timar_ros.learn.sentences import (
     YES_ANSWER,
     YES_NO_QUESTION,
 )
-from timar_ros.learn.traits import draw_traits
-from timar_ros.learn.voices import Voice
+from timar_ros.dialogues.traits import draw_traits
+from timar_ros.dialogues.voices import Voice
 
 ROBOT, VISITOR = 0, 1
 ROBOT_VOICE = Voice("rms", 104.0, 20.0, 0.95, 1.03, -23.0, 2.5)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from timar_ros.dialogues.espeak import PAUSE
 from timar_ros.errors import TimarError
-from timar_ros.learn.espeak import PAUSE
 
 # Median pitch and its deviation in Hz, measured on one long sentence.
 VOICES = {"joe": (95.0, 20.0)}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 from timar_ros.errors import TimarError
 from timar_ros.motion import flame
-from timar_ros.motion.channels import CHANNELS, HEAD_CHANNELS, MOTION_DIM
 
 ARKIT, FLAME = "arkit", "flame"
 GROUPS = ("exp", "jaw", "pose")
@@ -31,7 +31,7 @@ class MotionTrack:
     """Motion of one party.
 
     Attributes:
-        values: [n, 55] (channels of motion/channels.py) or [n, 56] (motion/flame.py).
+        values: [n, 55] (channels of channels.py) or [n, 56] (motion/flame.py).
         kind: "arkit" or "flame".
     """
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from timar_ros.learn.sentences import (
+from timar_ros.dialogues.sentences import (
     BACKCHANNEL,
     QUESTIONS,
     Sentence,
     draw_sentence,
     draw_turn,
 )
-from timar_ros.learn.traits import Traits, draw_traits
-from timar_ros.learn.voices import (
+from timar_ros.dialogues.traits import Traits, draw_traits
+from timar_ros.dialogues.voices import (
     DEFAULT_ENGINES,
     MARGIN_S,
     PAUSE,

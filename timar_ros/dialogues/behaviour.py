@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
-from timar_ros.learn.dialogue import Dialogue, Phrase, Response, join_intervals
-from timar_ros.learn.sentences import (
+from timar_ros.channels import ARKIT_BLENDSHAPES, CHANNELS, HEAD_CHANNELS
+from timar_ros.dialogues.dialogue import Dialogue, Phrase, Response, join_intervals
+from timar_ros.dialogues.sentences import (
     AGREEMENT,
     APPRECIATION,
     BACKCHANNEL,
@@ -33,10 +34,9 @@ from timar_ros.learn.sentences import (
     STATEMENT,
     YES_ANSWER,
 )
-from timar_ros.learn.traits import Traits
-from timar_ros.learn.visemes import minimum_jerk, mouth
-from timar_ros.learn.voices import CONTROL_RATE
-from timar_ros.motion.channels import ARKIT_BLENDSHAPES, CHANNELS, HEAD_CHANNELS
+from timar_ros.dialogues.traits import Traits
+from timar_ros.dialogues.visemes import minimum_jerk, mouth
+from timar_ros.dialogues.voices import CONTROL_RATE
 from timar_ros.rates import FRAME_RATE
 
 _STRIDE = CONTROL_RATE // FRAME_RATE

@@ -22,9 +22,9 @@ import soundfile
 import soxr
 from scipy.signal import lfilter
 
+from timar_ros.dialogues import espeak, piper_speech
+from timar_ros.dialogues.espeak import PAUSE
 from timar_ros.errors import TimarError
-from timar_ros.learn import espeak, piper_speech
-from timar_ros.learn.espeak import PAUSE
 from timar_ros.rates import SAMPLE_RATE
 
 CONTROL_RATE = 100  # effort curves and the behaviour model, Hz

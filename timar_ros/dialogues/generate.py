@@ -26,13 +26,13 @@ import soundfile
 from tqdm import tqdm
 
 from timar_ros import parallel
+from timar_ros.channels import CHANNELS
+from timar_ros.dialogues.behaviour import move
+from timar_ros.dialogues.demonstration import demonstration
+from timar_ros.dialogues.dialogue import Dialogue, draw_dialogue, find_cues
+from timar_ros.dialogues.statistics import report
+from timar_ros.dialogues.voices import DEFAULT_ENGINES, ENGINES, FLITE, PIPER, REQUIRE
 from timar_ros.errors import TimarError
-from timar_ros.learn.behaviour import move
-from timar_ros.learn.demonstration import demonstration
-from timar_ros.learn.dialogue import Dialogue, draw_dialogue, find_cues
-from timar_ros.learn.statistics import report
-from timar_ros.learn.voices import DEFAULT_ENGINES, ENGINES, FLITE, PIPER, REQUIRE
-from timar_ros.motion.channels import CHANNELS
 from timar_ros.rates import SAMPLE_RATE
 
 DIALOGUE_SECONDS = 60.0

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from timar_ros.learn.traits import Traits
-from timar_ros.learn.voices import CONTROL_RATE, PAUSE, Phoneme
+from timar_ros.dialogues.traits import Traits
+from timar_ros.dialogues.voices import CONTROL_RATE, PAUSE, Phoneme
 
 # The shapes are made in these dimensions; the two sides of a face are told apart at the end.
 SHAPES = (

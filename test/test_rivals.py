@@ -10,7 +10,7 @@ from timar_ros.channels import CHANNELS
 from timar_ros.dialogues.generate import generate
 from timar_ros.errors import TimarError
 from timar_ros.replay.clips import ClipSource, find_clips
-from timar_ros.replay.rivals import RIVALS, SEEDED, rival_motion, true_people
+from timar_ros.replay.rivals import MODELLED, RIVALS, SEEDED, rival_motion, true_people
 
 JAW = CHANNELS.index("jawOpen")
 SECONDS = 30
@@ -42,7 +42,7 @@ def drawn(name: str, sources: tuple[ClipSource, ...], which: int = 0, seed: int 
     return rival_motion(name, clip, clip.frames, seed, sources).values
 
 
-@pytest.mark.parametrize("name", [name for name in RIVALS if name != "behaviour"])
+@pytest.mark.parametrize("name", [name for name in RIVALS if name not in MODELLED])
 def test_rivals_are_the_same_for_the_same_seed(people, name):
     assert np.array_equal(drawn(name, people), drawn(name, people))
     assert np.array_equal(drawn(name, people, seed=0), drawn(name, people, seed=1)) == (name not in SEEDED)
@@ -103,9 +103,16 @@ def test_behaviour_model_moves_the_same_dialogue_anew(tmp_path):
     # The mouth says the same, the head moves otherwise.
     assert np.corrcoef(first[:, JAW], truth[:, JAW])[0, 1] > 0.9
     assert np.corrcoef(first[:, 2], truth[:, 2])[0, 1] < 0.9
+    # Somebody else says the same, and holds the head otherwise each time.
+    anew, strangers = ([drawn(name, (source,), seed=seed) for seed in range(6)] for name in MODELLED)
+    assert np.corrcoef(strangers[0][:, JAW], truth[:, JAW])[0, 1] > 0.9
+    assert np.array_equal(strangers[0], drawn("stranger", (source,)))
+    held = [np.std([motion[:, :3].mean(axis=0) for motion in motions], axis=0).sum() for motions in (anew, strangers)]
+    assert held[1] > 1.5 * held[0]
 
 
-def test_behaviour_model_is_refused_for_conversations_that_it_did_not_make(people):
+@pytest.mark.parametrize("name", MODELLED)
+def test_behaviour_model_is_refused_for_conversations_that_it_did_not_make(people, name):
     clip = people[0].read()
-    with pytest.raises(TimarError, match="for dialogues of `timar generate` only"):
-        rival_motion("behaviour", clip, clip.frames, 0, people)
+    with pytest.raises(TimarError, match=f"'{name}' is known for dialogues of `timar generate` only"):
+        rival_motion(name, clip, clip.frames, 0, people)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +17,7 @@ from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.dialogues.behaviour import move
 from timar_ros.dialogues.dialogue import Dialogue
 from timar_ros.dialogues.generate import make_dialogue
+from timar_ros.dialogues.traits import draw_traits
 from timar_ros.errors import TimarError
 from timar_ros.motion.flame import JAW
 from timar_ros.motion.track import ARKIT, FLAME, MotionTrack, load_motion
@@ -26,14 +27,17 @@ from timar_ros.replay.clips import Clip, ClipSource
 from timar_ros.sound_files import read_voice
 from timar_ros.stream.frames import Frame
 
-STILL, NOISE, ENERGY_JAW, BEHAVIOUR = "still", "noise", "energy-jaw", "behaviour"
+STILL, NOISE, ENERGY_JAW, BEHAVIOUR, STRANGER = "still", "noise", "energy-jaw", "behaviour", "stranger"
 RIVALS = {
     STILL: "a head that holds the mean of the true people's motion",
     NOISE: "noise with the mean, the spectrum and the channels' coherence of the true people's motion",
     ENERGY_JAW: "a still head whose jaw follows the log energy of the own voice, without delay",
     BEHAVIOUR: "of a generated dialogue: the behaviour model that made it, drawn anew",
+    STRANGER: "the same with another person in that place, who speaks and answers alike: nobody who does not know the "
+    "person comes nearer",
 }
-SEEDED = (NOISE, BEHAVIOUR)
+MODELLED = (BEHAVIOUR, STRANGER)
+SEEDED = (NOISE, *MODELLED)
 FAINT = 1e-7
 """Added to the mean square of the voice; on a real recording its log follows the jaw best with so little."""
 _JAW_OPEN = {ARKIT: CHANNELS.index("jawOpen"), FLAME: JAW.start}
@@ -73,8 +77,8 @@ def rival_motion(
     if clip.truth is None:
         raise TimarError(f"{clip.name}: the rival {name!r} is like the true person, and no true motion is known here")
     count = min(len(frames), len(clip.truth))
-    if name == BEHAVIOUR:
-        return _drawn_anew(clip, seed).cut(count)
+    if name in MODELLED:
+        return _drawn_anew(name, clip, seed).cut(count)
     people = true_people(sources, clip.truth.kind)
     if name == NOISE:
         motion = _noise(people, count, np.random.default_rng([seed, zlib.crc32(clip.name.encode())]))
@@ -121,20 +125,24 @@ def _noise(people: People, count: int, rng: np.random.Generator) -> np.ndarray:
     return (people.mean + total / np.sqrt(len(people.motion))).astype(np.float32)
 
 
-def _drawn_anew(clip: Clip, seed: int) -> MotionTrack:
-    """The same dialogue and the same answers, moved by the behaviour model with other random numbers."""
+def _drawn_anew(name: str, clip: Clip, seed: int) -> MotionTrack:
+    """The same dialogue and the same answers, moved by the behaviour model with other random numbers, and traits."""
     made = clip.made
     if made is None:
         raise TimarError(
-            f"{clip.name}: the rival {BEHAVIOUR!r} is known for dialogues of `timar generate` only; leave it out here"
+            f"{clip.name}: the rival {name!r} is known for dialogues of `timar generate` only; leave it out here"
         )
     dialogue = _dialogue(made.seed, made.number, made.asked_s, made.engines)
     if round(dialogue.seconds * FRAME_RATE) != len(clip.truth):
         raise TimarError(
             f"{clip.name}: today's generator makes another dialogue of its seed than the one that is there; generate "
-            f"the dialogues anew, or leave the rival {BEHAVIOUR!r} out"
+            f"the dialogues anew, or leave the rival {name!r} out"
         )
     rng = np.random.default_rng([made.seed, made.number, made.party, 1 + seed])
+    if name == STRANGER:
+        parties = list(dialogue.parties)
+        parties[made.party] = replace(parties[made.party], traits=draw_traits(rng))
+        dialogue = replace(dialogue, parties=tuple(parties))
     return MotionTrack(move(dialogue, made.party, rng))
 
 

@@ -1,10 +1,11 @@
 """`timar hearing`: does a policy hear both voices?
 
 Lips: the correlation of jawOpen with the log energy of the own voice, and of the partner's.
-Listening: while only the partner speaks, the head's speed averaged over seeds, compared with the same average when the
-partner's voice is replaced by silence or by another conversation's, and with the average over other seeds. Only a
-network that hears the partner moves further away by the replacement than by other seeds. The same of the head's pose,
-in which a lively head's posture, another with each seed, hides much of what the partner does to it.
+Listening: while only the partner speaks, the head's speed averaged over as many seeds as asked for, compared with the
+same average when the partner's voice is replaced by silence or by another conversation's, and with the average over
+other seeds. With the same seeds the replacement alone is told; with other seeds as well, both it and chance, which is
+what two sets of seeds hold. A network that does not hear the partner moves alike whatever is said. The same of the
+head's pose, in which a lively head's posture, another with each seed, hides much of what the partner does to it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ from timar_ros.sound_files import duration_s, read_voice
 from timar_ros.stream.policy import IncrementalPolicy
 
 JAW = CHANNELS.index("jawOpen")
+SPLITS = 100
+"""Into two sets of seeds, over which distances are averaged: one pair of sets tells little of chance."""
+DISTANCES = (
+    "other_seeds", "silence", "another_voice", "silence_and_other_seeds", "another_voice_and_other_seeds",
+)  # fmt: skip
 
 
 def check_hearing(
@@ -42,8 +48,7 @@ def check_hearing(
         "silence": hear(own, np.zeros(count, np.float32)),
         "another voice": hear(own, np.resize(other, count)),
     }
-    runs = [("as it was", seed) for seed in range(2 * seeds)]
-    runs += [(name, seed) for name in ("silence", "another voice") for seed in range(seeds)]
+    runs = [(name, seed) for name in conversations for seed in range(2 * seeds)]
     motion: dict[str, list[np.ndarray]] = {name: [] for name in conversations}
     for name, seed in tqdm(runs, unit="run", disable=not progress):
         motion[name].append(move(IncrementalPolicy(policy, "cpu", seed), conversations[name]))
@@ -57,14 +62,26 @@ def check_hearing(
         for name, drawn in motion.items()
     }
 
+    splits = np.random.default_rng(0).permuted(np.tile(np.arange(2 * seeds), (SPLITS, 1)), axis=1)
+
     def distances(drawn: dict[str, np.ndarray]) -> dict[str, float | None]:
         """Root mean squares over the frames, of averages over seeds; None where the partner never speaks alone."""
-        means = {name: tracks[:seeds].mean(axis=0)[listening] for name, tracks in drawn.items()}
-        means["other seeds"] = drawn["as it was"][seeds:].mean(axis=0)[listening]
-        here = means.pop("as it was")
+        if not listening.any():
+            return dict.fromkeys(DISTANCES)
+        drawn = {name: tracks[:, listening] for name, tracks in drawn.items()}
+        here = drawn["as it was"]
+
+        def apart(there: np.ndarray, other_seeds: bool) -> float:
+            pairs = [(split[:seeds], split[seeds:] if other_seeds else split[:seeds]) for split in splits]
+            squares = [np.square(here[one].mean(axis=0) - there[two].mean(axis=0)).mean() for one, two in pairs]
+            return round(float(np.sqrt(squares).mean()), 4)
+
         return {
-            name.replace(" ", "_"): round(float(np.sqrt(np.square(there - here).mean())), 4) if len(here) else None
-            for name, there in means.items()
+            "other_seeds": apart(here, True),
+            "silence": apart(drawn["silence"], False),
+            "another_voice": apart(drawn["another voice"], False),
+            "silence_and_other_seeds": apart(drawn["silence"], True),
+            "another_voice_and_other_seeds": apart(drawn["another voice"], True),
         }
 
     length = min(jaw.shape[1], len(own_energy), len(partner_energy))

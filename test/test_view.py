@@ -8,10 +8,13 @@ import io
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +178,22 @@ def test_what_cannot_be_viewed_is_refused_with_a_sentence(tmp_path, given, sente
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 1
     assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_a_page_that_is_ended_by_a_signal_is_no_longer_served(tmp_path, number, code):
+    bag = synthetic_bag.write_bag(tmp_path / "bag")
+    command = [sys.executable, "-m", "timar_ros.cli", "view", "--bag", str(bag), "--port", "0"]
+    viewer = NodeProcess(command, tmp_path / "view.log", {})
+    try:
+        page = address(viewer, " is at ")
+        assert urllib.request.urlopen(page, timeout=10.0).status == 200
+        assert viewer.stop(number) == code
+        assert "Traceback" not in viewer.output()
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            urllib.request.urlopen(page, timeout=10.0)
+    finally:
+        viewer.kill()
 
 
 # ---- in a browser ------------------------------------------------------------------------------

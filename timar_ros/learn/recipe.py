@@ -12,8 +12,8 @@ class Recipe:
     The speech encoder is taught first, for `speech_steps`. Lips are learned from many open turns with little history,
     long memory from few with much of it: `short_share` of the batches have `batch` short windows, the others half as
     many long ones. Every `wander_every` steps the policy lives through `wandering_conversations` on its own motion, and
-    `wandering` of the windows give that as the past (learn/wandering.py). `history_dropped` of the windows have no past;
-    every frame of their open turns is asked for, so that they make up about a third of the loss.
+    `wandering` of the windows give that as the past (learn/wandering.py). `history_dropped` of the windows have no
+    past; every frame of their open turns is asked for, so that they make up about a third of the loss.
     """
 
     steps: int = 1700

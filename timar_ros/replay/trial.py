@@ -95,8 +95,8 @@ def variants_of(
 ) -> list[Variant]:
     """Every combination that means something.
 
-    What was recorded and the rivals hear no partner, so they are not disturbed; of all but noise and the behaviour
-    model a seed changes nothing; only who hears the own voice can hear it earlier. The mean of draws is taken once for
+    What was recorded and the rivals hear no partner, so they are not disturbed; of rivals only those that are
+    `SEEDED` differ by seed; only who hears the own voice can hear it earlier. The mean of draws is taken once for
     all seeds, of the undisturbed conversation.
     """
     found = []

@@ -1,8 +1,9 @@
 """What the software must know of one robot's head: its joints, their limits, how it is commanded.
 
 A profile is a YAML file. Those that come with the package lie in `config/robots/`; `generic.yaml`
-there shows and explains every key. A new robot is a new file, no code, as long as its head is a
-chain of one to three joints about different axes and takes a kind of command in `COMMAND_KINDS`.
+there shows and explains the usual keys, docs/robots.md all of them. A new robot is a new file, no
+code, as long as its head is a chain of one to three joints about different axes and takes a kind of
+command in `COMMAND_KINDS`.
 docs/robots.md says how to write one; `timar robot check FILE` explains one and finds what is wrong.
 """
 

@@ -10,6 +10,7 @@ from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
+from timar_ros.stream.sampling import Sampling
 
 SMALL = NetworkConfig(width=32, blocks=1, heads=2, diffusion_width=16, diffusion_depth=1)
 
@@ -55,6 +56,12 @@ def test_half_written_weights_are_refused(folder, kept):
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(TimarError, match="no whole safetensors file .* copy the policy folder again"):
         load_policy(folder)
+
+
+def test_sampling_that_is_no_list_of_names_is_refused(folder):
+    edit_config(folder, sampling=[1.0])
+    with pytest.raises(TimarError, match="section 'sampling' of config.yaml is wrong"):
+        load_policy(folder).sampling_as(Sampling)
 
 
 def test_a_half_written_config_is_refused(folder):

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from synthetic_bag import FRAME_NS, START_NS, Invented, invented_messages, write
 
 from timar_ros.errors import TimarError
 from timar_ros.motion.track import load_motion
-from timar_ros.replay.clips import find_clips
-from timar_ros.stream.frames import PARTNER, SELF
+from timar_ros.replay.clips import find_clips, live_runs
+from timar_ros.stream.conversation import Hop
+from timar_ros.stream.frames import PARTNER, SELF, Frame
+from timar_ros.stream.trace import TracedHop
 
 INVENTED = Invented(seconds=4.0)
 STAMPED = "audio_common_msgs/msg/AudioDataStamped"
@@ -136,6 +139,22 @@ def test_dualtalk_folder_gives_each_party_in_turn(tmp_path):
     assert seen[2] == pytest.approx(-0.1)
     assert np.isnan(seen[3])  # FLAME tells nothing of eyelids
     assert np.array_equal(first.voice(SELF), second.voice(PARTNER))
+
+
+def test_a_head_that_was_activated_twice_before_it_heard_anything_had_one_conversation():
+    """And another one after it, with the settings of the last activation before each."""
+    silence = np.zeros(640, np.float32)
+
+    def traced(index: int, planned_ns: int) -> TracedHop:
+        frame = Frame(index, planned_ns, silence, silence, True, True)
+        return TracedHop(Hop((frame,), (), np.zeros((1, 55), np.float32)), planned_ns, 1.0)
+
+    hops = [traced(0, 300), traced(1, 400), traced(0, 900), traced(1, 950)]
+    told = [(100, {"seed": 1}), (200, {"seed": 2}), (250, {"seed": 2}), (800, {"seed": 3})]
+    runs = live_runs(SimpleNamespace(hops=hops, conversations=told))
+    assert [run.facts for run in runs] == [{"seed": 2}, {"seed": 3}] and all(run.whole for run in runs)
+    late = live_runs(SimpleNamespace(hops=hops[:2], conversations=[(500, {"seed": 2})]))
+    assert [run.facts for run in late] == [{"seed": 2}]
 
 
 def test_folder_of_many_forms_gives_all_its_conversations(tmp_path):

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ from synthetic_bag import Invented, invented_messages, write_messages
 from timar_ros.errors import TimarError
 from timar_ros.replay.bag import read_recording
 from timar_ros.replay.clips import find_clips
+from timar_ros.replay.salvage_sqlite import SqliteSalvage
 
 INVENTED = Invented(seconds=4.0)
 REAL = Path(__file__).parent / "data" / "rosbag2"
@@ -113,6 +115,15 @@ def test_plain_storage_loses_no_more_than_what_was_cut_off(tmp_path):
         for share in (0.25, 0.5, 0.75):
             file.write_bytes(whole[: int(share * len(whole))])
             assert seconds_of(read_recording(bag)) / INVENTED.seconds > share - 0.05
+
+
+def test_what_is_left_of_sqlite_holds_every_topic(tmp_path):
+    """Topics count from 1, an integer that SQLite stores without a byte."""
+    messages, store = invented_messages(INVENTED)
+    bag = write_messages(tmp_path / "bag", messages, store, StoragePlugin.SQLITE3)
+    whole = Counter(message.topic for message in SqliteSalvage(storage_file(bag)))
+    assert len(whole) == len(read_recording(bag).topics)
+    assert whole == {topic: count for topic, (_, count) in read_recording(bag).topics.items()}
 
 
 def test_split_bag_is_one_conversation_and_a_missing_part_is_told(tmp_path):

@@ -195,6 +195,8 @@ def test_report_works_in_a_browser(compared, tmp_path):
         (("both.wav", "--perturb", "fog"), "'fog' is no perturbation; known are noiseXdB"),
         (("both.wav", "--topic", "mic=/a"), "--topic is 'mic=/a'; expected ROLE=/TOPIC"),
         (("both.wav", "--cluster", "slurm"), "expected dask or ray"),
+        (("both.wav", "--cluster", "dask", "--jobs", "1"), "leave out --jobs or --cluster"),
+        (("both.wav", "--policy", "runs/a/policy", "old/runs/a/policy"), "would both be called 'a'; give one of them"),
         (("both.wav", "--hop-frames", "99"), "--hop-frames is 99; 1 to 25 is allowed"),
         (("both.wav", "--look-ahead", "99"), "--look-ahead is 99; 0 to 25 is allowed"),
         (("both.wav", "--look-ahead", "9"), "runs ahead by 9 frames; policy default knows 0 to"),

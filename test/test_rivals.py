@@ -1,10 +1,12 @@
 """Rivals of a policy: motion that hears nothing, or loudness alone, or that made the data."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
+from synthetic_bag import Invented, write_bag
 
 from timar_ros.channels import CHANNELS
 from timar_ros.dialogues.generate import generate
@@ -79,6 +81,14 @@ def test_people_of_another_kind_of_motion_are_left_out(people, tmp_path):
     np.savez(tmp_path / "flame.npz", motion=np.zeros((25 * SECONDS, 56)))
     flame = ClipSource("flame", people[0].own, people[0].own, tmp_path / "flame.npz")
     assert len(true_people((*people, flame), "arkit").motion) == 2
+
+
+def test_people_of_a_bag_are_known_by_its_sound(tmp_path):
+    bag = write_bag(tmp_path / "bag", Invented(seconds=4.0))
+    np.savez(tmp_path / "truth.npz", motion=np.random.default_rng(0).random((100, len(CHANNELS))))
+    source = replace(find_clips(bag)[0], truth=tmp_path / "truth.npz")
+    for name in ("still", "noise", "energy-jaw"):
+        assert len(drawn(name, (source,))) == 100
 
 
 def test_without_true_motion_there_is_nobody_to_be_like(people):

@@ -287,6 +287,75 @@ def test_a_run_with_other_settings_is_not_resumed_by_mistake(data, tmp_path):
         train.run(arguments(data, tmp_path / "run", steps=3))
 
 
+@pytest.mark.parametrize("kept", ["checkpoint.pt", "speech_encoder.pt"])
+def test_a_run_is_not_resumed_from_a_damaged_file(data, tmp_path, kept):
+    args = arguments(data, tmp_path / "run", steps=2)
+    train.run(args)
+    file = tmp_path / "run" / kept
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(TimarError, match=f"{kept} is damaged .*; remove it to begin anew"):
+        train.run(args)
+
+
+def test_a_run_of_another_network_is_not_resumed(data, tmp_path):
+    args = arguments(data, tmp_path / "run", steps=2)
+    train.run(args)
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    del state["objective"]["network.partner_mean"]
+    torch.save(state, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(TimarError, match="is of another version of timar_ros"):
+        train.run(args)
+
+
+def test_what_a_run_is_watched_by_does_not_end_it(data, tmp_path, monkeypatch, capsys):
+    def no_video(*_: object) -> None:
+        raise OSError("no encoder")
+
+    monkeypatch.setattr(train, "write_sample_video", no_video)
+    assert train.run(arguments(data, tmp_path / "run", steps=2, look_every=1)) == 0
+    assert "no sample video of step 1: no encoder" in capsys.readouterr().err
+    with pytest.raises(TimarError, match="no conversation is longer than a training window of 600 frames"):
+        train.run(arguments(data, tmp_path / "short", held_out=data, short_window_frames=SECONDS * 25))
+
+
+def test_turns_are_found_anew_where_the_voices_are_others(data, tmp_path):
+    for path in data.glob("a_speaker*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (before,) = load_conversations(tmp_path, jobs=1)
+    kept = (tmp_path / "a_turns.npz").read_bytes()
+    assert np.array_equal(load_conversations(tmp_path, jobs=1)[0].turn_starts, before.turn_starts)
+    assert (tmp_path / "a_turns.npz").read_bytes() == kept
+    for speaker in ("speaker1", "speaker2"):
+        soundfile.write(tmp_path / f"a_{speaker}.wav", np.zeros(20 * 16000), 16000)
+    (after,) = load_conversations(tmp_path, jobs=1)
+    assert after.frames == 500
+    assert len(set(np.diff(after.turn_starts))) == 1  # in silence all turns are as long as they can be
+
+
+def test_a_short_conversation_beside_longer_ones_spoils_no_units(data):
+    conversations = load_conversations(data, jobs=1)
+    whole, cut = (TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2)) for _ in range(2))
+    set_motion_units(whole, conversations)
+    few = {"motion": conversations[0].motion[:, :20], "nod_place": conversations[0].nod_place[:, :20]}
+    set_motion_units(cut, [*conversations, replace(conversations[0], **few)])
+    assert torch.isfinite(cut.motion_step).all() and torch.allclose(cut.motion_step, whole.motion_step, rtol=0.05)
+
+
+def test_no_frame_that_is_asked_for_a_nod_to_come_is_shown_it(data):
+    """A frame further on in the same copy tells that a nod begins there; live none does."""
+    (conversation, _) = load_conversations(data, jobs=1)
+    place = np.zeros_like(conversation.nod_place)
+    place[:, ::10] = 1
+    window = draw_window(np.random.default_rng(3), [replace(conversation, nod_place=place)], 100, 4, 25, clean=True)
+    network = TimarNetwork(NetworkConfig(width=32, blocks=1, heads=2))
+    set_motion_units(network, [conversation])
+    batch = make_batch([window], network, train.Recipe(), find_ways_back(network, [conversation]))
+    copies, frames = window.open_turns.copy, window.open_turns.frame
+    begins = window.nod_place[frames] == 1
+    shown = [(begins & (copies == copy) & (frames > frame)).any() for copy, frame in zip(copies, frames, strict=True)]
+    assert batch.nod_shown[0].tolist() == shown and 0 < sum(shown) < len(shown)
+
+
 def test_a_run_is_watched_on_conversations_it_does_not_learn_from(data, tmp_path):
     args = arguments(data, tmp_path / "run", steps=4, held_out=data, look_every=2)
     assert train.run(args) == 0
@@ -343,6 +412,8 @@ def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path
         and np.isfinite(list(parts.values())).all()
     )
     assert parts["face"] == pytest.approx(parts["jaw"])  # of the face nothing else is known
+    tracked = before.network.normalise_partner(torch.rand(MOTION_DIM))
+    assert np.array_equal(np.flatnonzero(tracked), np.flatnonzero(conversation.known))
 
 
 def test_noise_is_alike_from_frame_to_frame_and_standard_normal():
@@ -481,8 +552,11 @@ def test_a_policy_that_holds_its_head_askew_is_settled_where_people_hold_theirs(
     assert "the head was moved by roll" in capsys.readouterr().out
     policy = load_policy(tmp_path / "run" / "policy")
     policy.network.diffusion.final_layer.linear.bias[:3] = 10.0
+    partner = policy.network.normalise_partner(torch.from_numpy(conversations[0].motion[1]))
     moved, wider = settle(policy, conversations, lived_through, seed=0)
     assert (np.degrees(moved) < -0.1).any() and (np.abs(wider - 1) > 0.1).any()
+    # The partner is seen as before.
+    assert torch.equal(policy.network.normalise_partner(torch.from_numpy(conversations[0].motion[1])), partner)
     lived = wander_through(policy, conversations[:lived_through], 0, WHOLE)
     for measure in (np.mean, np.std):
         drawn, people = (

@@ -25,11 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises TimarError where there is no such number of processes, or kind of cluster."""
+    """Raises TimarError where there is no such number of processes or kind of cluster, or they do not go together."""
     if args.jobs == 0 or args.jobs < -1:
         raise TimarError(f"--jobs {args.jobs} cannot be used; expected a number of processes, or -1: one on each core")
     if args.cluster is not None:
         _kind_and_address(args.cluster)
+        if args.jobs == 1:
+            raise TimarError("--jobs 1 is this process, and no cluster; leave out --jobs or --cluster")
 
 
 @contextmanager

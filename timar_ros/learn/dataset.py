@@ -3,12 +3,14 @@
 A folder holds NAME_speaker1.wav/.npz and NAME_speaker2.wav/.npz: 16 kHz mono voices of equal length, and motion at
 25 frames a second (`motion` [T, 55] in the channels of channels.py, or FLAME's `exp` and `pose`). Turns
 and floor come from the same voice activity and segmentation as live, computed once and kept in NAME_turns.npz
-beside the data.
+beside the data, until the voices or the segmentation are others.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import joblib
@@ -23,8 +25,8 @@ from timar_ros.motion.flame import ExpressionMap, from_flame
 from timar_ros.motion.track import FLAME, UNREADABLE, MotionTrack, load_motion
 from timar_ros.rates import FRAME_SAMPLES, SAMPLE_RATE
 from timar_ros.replay.behaviour_metrics import FLOORS, floor_by_frame, listening, nod_onsets
+from timar_ros.stream import turns
 from timar_ros.stream.sampling import region
-from timar_ros.stream.turns import TurnSegmenter
 
 # What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).
 MOUTH = np.array([region(name) == "mouth" for name in CHANNELS])
@@ -84,7 +86,7 @@ def load_conversations(
 
 
 def load_conversation(folder: Path, name: str, expression: ExpressionMap | None = None) -> Conversation:
-    """One conversation; its turns are computed and kept when they are not there yet."""
+    """One conversation; its turns are computed and kept when those of these voices are not there yet."""
     stems = [folder / f"{name}_{speaker}" for speaker in ("speaker1", "speaker2")]
     voices = [_load_voice(stem.with_name(stem.name + ".wav")) for stem in stems]
     tracks = [load_motion(stem.with_name(stem.name + ".npz")) for stem in stems]
@@ -143,11 +145,14 @@ def _nods(track: MotionTrack, floor: np.ndarray, speaks: str) -> tuple[np.ndarra
 
 def _turns(kept: Path, voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First frames of the turns, and who has the floor at each frame, of two voices [2, n] int16."""
+    made_of = np.frombuffer(hashlib.blake2b(voices.tobytes(), key=_segmentation(), digest_size=16).digest(), np.uint8)
     try:
         with np.load(kept) as arrays:
-            starts, codes = arrays["starts"], arrays["floor"]
+            starts, codes, there = arrays["starts"], arrays["floor"], arrays["made_of"]
     except UNREADABLE:  # not there yet, or broken off while it was written
-        segmenter, boundaries = TurnSegmenter(), []
+        there = None
+    if not np.array_equal(there, made_of):
+        segmenter, boundaries = turns.TurnSegmenter(), []
         frames = (voices / np.float32(32768)).reshape(2, -1, FRAME_SAMPLES).transpose(1, 0, 2)
         for own, partner in frames:
             boundaries += segmenter.step(own, partner).boundaries
@@ -156,6 +161,15 @@ def _turns(kept: Path, voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         codes = np.array([FLOORS.index(each) for each in floor], np.int8)
         part = kept.with_suffix(".part")
         with part.open("wb") as file:
-            np.savez(file, starts=starts, floor=codes)
+            np.savez(file, starts=starts, floor=codes, made_of=made_of)
         part.replace(kept)
     return starts, np.array(FLOORS)[codes]
+
+
+@cache
+def _segmentation() -> bytes:
+    """What turns are found by, in a few bytes: the code, and the weights of the network in it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("turns.py", "floor.py", "speaking.py", "speech_evidence.py", "speech_evidence.npz"):
+        digest.update(Path(turns.__file__).with_name(name).read_bytes())
+    return digest.digest()

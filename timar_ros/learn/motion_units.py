@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from timar_ros.channels import CHANNELS
-from timar_ros.learn.dataset import MOUTH, Conversation
+from timar_ros.learn.dataset import MOUTH, Conversation, known_channels
 from timar_ros.model.network import NOD_FRAMES, TimarNetwork
 
 # From how many conversations it is learned how deviations go on.
@@ -23,14 +23,18 @@ def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -
     motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
     network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
     network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
+    network.partner_mean.copy_(network.motion_mean)
+    known = torch.from_numpy(known_channels(conversations))
+    network.partner_scale.copy_(torch.where(known, network.motion_scale, torch.inf))
     network.own_shown.copy_(torch.from_numpy(~MOUTH))
     mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
     tracks = [(track - mean) / scale for conversation in conversations for track in conversation.motion]
+    longer = [track for track in tracks if len(track) >= len(network.motion_step)]
     for lag in range(1, len(network.motion_step)):
-        together = np.mean([np.mean(track[lag:] * track[:-lag], axis=0) for track in tracks], axis=0)
-        alone = np.mean([np.mean(track[:-lag] ** 2, axis=0) for track in tracks], axis=0)
+        together = np.mean([np.mean(track[lag:] * track[:-lag], axis=0) for track in longer], axis=0)
+        alone = np.mean([np.mean(track[:-lag] ** 2, axis=0) for track in longer], axis=0)
         kept = np.where(MOUTH, 0.0, (together / alone.clip(1e-6)).clip(0.0, 1.0))
-        square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in tracks], axis=0)
+        square = np.mean([np.mean((track[lag:] - kept * track[:-lag]) ** 2, axis=0) for track in longer], axis=0)
         network.motion_kept[lag] = torch.from_numpy(kept)
         network.motion_step[lag] = torch.from_numpy(np.sqrt(square).clip(0.05))
     places = [place for conversation in conversations for place in conversation.nod_place]

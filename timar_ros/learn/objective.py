@@ -48,6 +48,7 @@ class Batch:
         masked: [B, S] bool, where it is.
         motion: [B, T + S, 55] what the person did, in normalised units.
         nod_ahead: [B, S] bool, where a nod is about to begin.
+        nod_shown: [B, S] bool, where a frame further on in the same copy shows that one begins.
     """
 
     inputs: FrameInputs
@@ -57,6 +58,7 @@ class Batch:
     masked: Tensor
     motion: Tensor
     nod_ahead: Tensor
+    nod_shown: Tensor
 
 
 def make_batch(windows: Windows, network: TimarNetwork, recipe: Recipe, random: Random, ways_back: Tensor) -> Batch:
@@ -76,15 +78,15 @@ def make_batch(windows: Windows, network: TimarNetwork, recipe: Recipe, random: 
     with torch.no_grad():
         speech, _ = network.speech_encoder(log_mel(windows.voices).flatten(0, 1))
     speech = speech[:, -frames:].unflatten(0, (batch, 2))
-    motion = network.normalise(windows.motion)
-    strayed = network.normalise(windows.given) - motion[:, 0]
+    motion, partner = network.normalise(windows.motion[:, 0]), network.normalise_partner(windows.motion[:, 1])
+    strayed = network.normalise(windows.given) - motion
     drop = random.uniform(batch, 1) < recipe.history_dropped
     masked = windows.masked | drop  # where no motion is given, every frame of an open turn can be asked for
     # What was drawn may drift to where no person was; the network learns the way back, in channels that move slowly.
     astray = random.normal(batch, 1, channels) * recipe.astray * random.uniform(batch, 1, 1)
     astray = astray * ((random.uniform(batch, 1) < ASTRAY_SHARE) & ~drop)[..., None]
     way_back = torch.exp(-torch.arange(frames, device=device)[:, None] / RETURN_FRAMES)
-    own = motion[:, 0] + astray * network.motion_kept[SLOW_FRAMES] * way_back
+    own = motion + astray * network.motion_kept[SLOW_FRAMES] * way_back
     # Live, what was drawn before is not quite what a person would have done; the network learns to come back from it.
     noise = random.normal(batch, frames, channels) * recipe.history_noise * random.uniform(batch, 1, 1)
     given = own + strayed + network.motion_step[1] * noise
@@ -109,14 +111,16 @@ def make_batch(windows: Windows, network: TimarNetwork, recipe: Recipe, random: 
         own_given=~to_draw & ~drop,
         basis=torch.cat([basis.new_zeros(batch, frames, basis.shape[2]), basis * masked[..., None]], dim=1),
         lag=torch.cat([lag.new_zeros(batch, frames), lag], dim=1),
-        partner_motion=copied(motion[:, 1]),
+        partner_motion=copied(partner),
         partner_seen=(random.uniform(batch, 1) < recipe.partner_seen).expand(-1, frame.shape[1]),
         turn_place=(frame - windows.turn_start).clamp(max=network.config.max_turn_frames - 1),
         nod_place=nod_place,
         lookahead=lookahead.expand(frame.shape),
     )
     may = may_attend(frame, windows.turn_start, windows.copy, network.config.window_frames)
-    return Batch(inputs, frame, may, target, masked, did, copied(windows.nod_ahead)[:, frames:])
+    copy, begins = windows.copy[:, frames:], nod_place[:, frames:] == 1
+    nod_shown = ((copy[:, :, None] == copy[:, None]) & begins[:, None]).triu(1).any(dim=2)
+    return Batch(inputs, frame, may, target, masked, did, copied(windows.nod_ahead)[:, frames:], nod_shown)
 
 
 class Random:
@@ -172,8 +176,10 @@ class Objective(nn.Module):
         with torch.autocast(device.type, dtype=dtype, enabled=mixed):
             z = network.conditions(batch.inputs, rotation, attend=attend)
         lips = (self.lips(z.float()) - batch.motion).square().mean(dim=(0, 1))[self._lips].mean()
+        # Live a nod begins with the hop that decides on it, and no frame tells of one to come.
+        asked = (masked & ~batch.nod_shown)[masked]
         z = z[:, history:][masked].float()
-        foreseen = binary_cross_entropy_with_logits(network.nod_ahead(z), batch.nod_ahead[masked].float())
+        foreseen = binary_cross_entropy_with_logits(network.nod_ahead(z[asked]), batch.nod_ahead[masked][asked].float())
         z = z.repeat(draws, 1)
         noise = correlated_noise(random, (draws, *target.shape), NOISE_FRAMES)[:, masked].flatten(0, 1)
         target = target[masked].repeat(draws, 1)

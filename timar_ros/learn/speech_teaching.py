@@ -22,7 +22,7 @@ from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
 from timar_ros.learn.dataset import MOUTH, Conversation, known_channels
 from timar_ros.learn.recipe import Recipe
-from timar_ros.learn.uninterrupted import clip_gradients, uninterrupted
+from timar_ros.learn.uninterrupted import clip_gradients, load_kept, uninterrupted
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import log_mel
 from timar_ros.model.speech_encoder import SpeechEncoder
@@ -84,7 +84,7 @@ def teach(
     settings = {name: getattr(taught, name) for name in ("steps", "batch", "seed")} | {"width": reading.width}
     step = 0
     if kept.exists():
-        state = torch.load(kept, map_location=device, weights_only=True)
+        state = load_kept(kept, device)
         if state["settings"] != settings:
             raise TimarError(f"{kept} was made with other settings; give the same ones or another --out")
         reading.load_state_dict(state["reading"])

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ from timar_ros.learn.motion_units import set_motion_units
 from timar_ros.learn.objective import Objective
 from timar_ros.learn.recipe import Recipe
 from timar_ros.learn.speech_teaching import teach
-from timar_ros.learn.uninterrupted import clip_gradients, uninterrupted
+from timar_ros.learn.uninterrupted import clip_gradients, load_kept, uninterrupted
 from timar_ros.learn.wandering import settle, wander_through
 from timar_ros.learn.watching import write_sample_video
-from timar_ros.learn.windows import Windows, draw_window
+from timar_ros.learn.windows import Windows, draw_window, require_longer
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.network import TimarNetwork
@@ -47,6 +48,9 @@ from timar_ros.stream.sampling import Sampling
 
 # What a run is measured by meanwhile: the same windows each time.
 LOOK_WINDOWS, LOOK_SEED = 12, 0
+
+# The others wait while the first finds the turns of all the data, teaches the speech encoder and lets a policy wander.
+FIRST_WORKER_TAKES = timedelta(hours=12)
 
 # How a new policy draws, until that is set in its folder's config.yaml.
 SAMPLING = Sampling(
@@ -73,7 +77,8 @@ class Workers:
             torch.cuda.set_device(device)
             torch.set_float32_matmul_precision("high")  # TF32 in what is not in bfloat16
         if count > 1:
-            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            kind = "nccl" if device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(kind, timeout=FIRST_WORKER_TAKES)
         return cls(rank, count, device)
 
     def shared(self, objective: Objective) -> nn.Module:
@@ -153,12 +158,15 @@ class Run:
         """Go on from the folder's checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, map_location=self.workers.device, weights_only=True)
+        state = load_kept(self.checkpoint, self.workers.device)
         settings = self.network.config.to_dict(), asdict(self.recipe), self.started
         if (state["config"], state["recipe"], state["started"]) != settings:
             raise TimarError(f"{self.checkpoint} was made with other settings; give the same ones or another --out")
-        for name in ("objective", "averaged", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
+        try:
+            for name in ("objective", "averaged", "optimizer"):
+                getattr(self, name).load_state_dict(state[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise TimarError(f"{self.checkpoint} is of another version of timar_ros; give another --out") from error
         self.step = state["step"]
 
     def save(self) -> None:
@@ -203,7 +211,10 @@ class Run:
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
         policy = Policy("training", copy.deepcopy(network).cpu(), CHANNELS, self.sampling)
-        write_sample_video(policy, (held_out or conversations)[0], samples / f"step_{self.step:06d}.mp4")
+        try:
+            write_sample_video(policy, (held_out or conversations)[0], samples / f"step_{self.step:06d}.mp4")
+        except (TimarError, OSError) as error:  # it is only to look at
+            print(f"no sample video of step {self.step}: {error}", file=sys.stderr)
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to a twentieth."""
@@ -345,6 +356,8 @@ def run(args: argparse.Namespace) -> int:
             workers.wait()  # the first finds the turns and keeps them beside the data
         conversations = load_conversations(args.data, expression)
         held_out = load_conversations(args.held_out, expression) if args.held_out else None
+        if held_out:
+            require_longer(held_out, recipe.short_window_frames)
         if not workers.rank:
             workers.wait()
         training = Run(args.out, config, recipe, conversations, workers, start)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,3 +49,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], step: int) -> None:
             f"step {step}: gradients are not finite; what was learned before is saved. Look for motion or sound of "
             "absurd size in the data, or begin anew with a lower --learning-rate"
         ) from error
+
+
+def load_kept(file: Path, device: torch.device) -> dict[str, Any]:
+    """What a run kept to go on from.
+
+    Raises:
+        TimarError: the file is damaged.
+    """
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise TimarError(f"{file} is damaged ({error}); remove it to begin anew, or give another --out") from error

@@ -52,7 +52,7 @@ class Policy:
         """
         try:
             return settings(**{name: float(value) for name, value in self.sampling.items()})
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise TimarError(f"policy {self.name}: section 'sampling' of config.yaml is wrong: {error}") from error
 
 

@@ -112,6 +112,8 @@ class TimarNetwork(nn.Module):
         self.diffusion = DiffusionHead(config.motion_dim, width, config.diffusion_width, config.diffusion_depth)
         self.register_buffer("motion_mean", torch.zeros(config.motion_dim))
         self.register_buffer("motion_scale", torch.ones(config.motion_dim))
+        self.register_buffer("partner_mean", torch.zeros(config.motion_dim))
+        self.register_buffer("partner_scale", torch.ones(config.motion_dim))
         lags = config.max_turn_frames + 1  # 0: nothing is given to start from
         self.register_buffer("motion_kept", torch.zeros(lags, config.motion_dim))
         self.register_buffer("motion_step", torch.ones(lags, config.motion_dim))
@@ -206,6 +208,11 @@ class TimarNetwork(nn.Module):
     def normalise(self, motion: Tensor) -> Tensor:
         """Motion in its own units (rad, blendshape weights) -> units of the network."""
         return (motion - self.motion_mean) / self.motion_scale
+
+    def normalise_partner(self, motion: Tensor) -> Tensor:
+        """The partner's motion as `normalise`, in units that stay when a policy is settled; 0 where the network has
+        never seen a channel move."""
+        return (motion - self.partner_mean) / self.partner_scale
 
     def denormalise(self, motion: Tensor) -> Tensor:
         return motion * self.motion_scale + self.motion_mean

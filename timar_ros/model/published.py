@@ -67,6 +67,9 @@ class PublishedConfig:
                 f"config.yaml: network.kept_turns is {self.kept_turns}; 0 to window_turns - 1 "
                 f"({self.window_turns - 1}) are allowed"
             )
+        for name in ("token_width", "motion_hidden", "width", "blocks", "heads", "diffusion_width", "diffusion_depth"):
+            if getattr(self, name) < 1:
+                raise TimarError(f"config.yaml: network.{name} is {getattr(self, name)}; at least 1 is needed")
         if self.width % self.heads:
             raise TimarError(f"config.yaml: network.width {self.width} must be a multiple of heads {self.heads}")
 

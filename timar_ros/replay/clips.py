@@ -234,6 +234,8 @@ def _find(path: Path, topics: tuple[tuple[str, str], ...]) -> list[ClipSource]:
     if _is_bag(path):
         name = path.resolve().name
         count = _conversations_in(path)
+        if count > 1:  # or one, where a head was activated twice before it heard anything
+            count = max(len(live_runs(read_recording(path, dict(topics)))), 1)
         numbered = [name] if count < 2 else [f"{name} #{k + 1}" for k in range(count)]
         return [ClipSource(each, path, topics=topics, number=k) for k, each in enumerate(numbered)]
     if path.is_file():
@@ -333,14 +335,13 @@ def live_runs(recording: Recording) -> list[LiveRun]:
             parts.append([])
         parts[-1].append(traced)
         last = traced.hop.frames[-1].index
-    told: list[dict[str, Any]] = []
-    for _, facts in recording.conversations:
-        if facts not in told[-1:]:  # latched: a recorder that subscribes anew hears it again
-            told.append(facts)
     runs = []
-    for k, hops in enumerate(parts):
+    for hops in parts:
         indices = [frame.index for traced in hops for frame in traced.hop.frames]
-        facts = told[min(k, len(told) - 1)] if told else {}
+        # What was told last before its end: a recorder that comes late hears of it, latched, behind the first hops.
+        before = [facts for told_ns, facts in recording.conversations if told_ns <= hops[-1].planned_ns]
+        told = before[-1:] or [facts for _, facts in recording.conversations[:1]]
+        facts = told[0] if told else {}
         runs.append(LiveRun(facts, tuple(hops), bool(facts) and indices == list(range(len(indices)))))
     return runs
 

@@ -257,6 +257,14 @@ def _check(args: argparse.Namespace) -> None:
             raise TimarError(f"{name} is {value}; 0 to {most} is allowed")
     if args.video is not None and args.video_seconds <= 0:
         raise TimarError(f"--video-seconds is {args.video_seconds:g}; a --video needs more than 0")
+    by_label: dict[str, str] = {}
+    for policy in args.policy or []:
+        other = by_label.setdefault(Variant(policy).label, policy)
+        if other != policy:
+            raise TimarError(
+                f"--policy: {other} and {policy} would both be called {Variant(policy).label!r}; give one of them by a "
+                "link or a copy of another name"
+            )
     parallel.check(args)
 
 

@@ -25,7 +25,7 @@ from timar_ros.rates import FRAME_RATE
 from timar_ros.replay.behaviour_metrics import frame_energy
 from timar_ros.replay.clips import Clip, ClipSource
 from timar_ros.sound_files import read_voice
-from timar_ros.stream.frames import Frame
+from timar_ros.stream.frames import SELF, Frame
 
 STILL, NOISE, ENERGY_JAW, BEHAVIOUR, STRANGER = "still", "noise", "energy-jaw", "behaviour", "stranger"
 RIVALS = {
@@ -102,12 +102,18 @@ def true_people(sources: tuple[ClipSource, ...], kind: str) -> People:
         if truth is None or truth.kind != kind:
             continue
         motion.append(np.asarray(truth.values, np.float32))
-        energy = frame_energy(read_voice(source.own, 0 if source.partner is None else None), FAINT)
+        energy = frame_energy(_own_voice(source), FAINT)
         frames = min(len(energy), len(truth))
         energies.append(energy[:frames])
         openings.append(motion[-1][:frames, _JAW_OPEN[kind]])
     gain, offset = np.polyfit(np.concatenate(energies), np.concatenate(openings), 1)
     return People(tuple(motion), float(gain), float(offset))
+
+
+def _own_voice(source: ClipSource) -> np.ndarray:
+    if source.is_bag:
+        return source.read().voice(SELF)
+    return read_voice(source.own, 0 if source.partner is None else None)
 
 
 def _noise(people: People, count: int, rng: np.random.Generator) -> np.ndarray:

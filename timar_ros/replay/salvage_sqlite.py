@@ -20,6 +20,7 @@ from timar_ros.replay.salvage import SalvagedMessage
 MAGIC = b"SQLite format 3\0"
 _LEAF_TABLE_PAGE = 0x0D
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+_ZERO, _ONE = 8, 9  # serial types of these two, which take no bytes
 _TIME = 6  # serial type of an integer of eight bytes
 
 Value = int | str | bytes | None
@@ -98,7 +99,7 @@ class SqliteSalvage:
             if kind >= 12:
                 values.append(part if kind % 2 == 0 else part.decode())
             else:
-                values.append(int.from_bytes(part, "big", signed=True) if kind in _INTEGER_BYTES else None)
+                values.append(_number(kind, part))
         return number, types, values
 
     def _payload(self, at: int, length: int) -> bytes:
@@ -131,3 +132,10 @@ class SqliteSalvage:
             if byte < 0x80:
                 return value, at + count + 1
         raise ValueError("no number")
+
+
+def _number(kind: int, part: bytes) -> int | None:
+    """An integer; None for NULL and for a float, of which none is needed."""
+    if kind in (_ZERO, _ONE):
+        return kind - _ZERO
+    return int.from_bytes(part, "big", signed=True) if kind in _INTEGER_BYTES else None

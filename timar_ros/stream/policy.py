@@ -168,6 +168,8 @@ class PolicyBatch(OnDevice):
         ears = copy.deepcopy(policy.network.speech_encoder).cpu()
         self._streams = [_Stream(FrameNoise(seed, self._config.sampling_steps, correlation), ears) for seed in seeds]
         self._mean, self._scale = self._network.motion_mean.cpu().numpy(), self._network.motion_scale.cpu().numpy()
+        self._partner_mean = self._network.partner_mean.cpu().numpy()
+        self._partner_scale = self._network.partner_scale.cpu().numpy()
         self._step = self._network.motion_step[1].cpu().numpy()
         self._packings: dict[PassShape, Packing] = {}
         self._memory: TurnMemory | None = None
@@ -241,7 +243,8 @@ class PolicyBatch(OnDevice):
         partner_motion = np.zeros((len(frames), self._config.motion_dim), np.float32)
         for i in np.flatnonzero(seen):
             # What a tracker does not tell of a seen face stands at its mean.
-            partner_motion[i] = np.nan_to_num((frames[i].partner_motion - self._mean) / self._scale, nan=0.0)
+            told = (frames[i].partner_motion - self._partner_mean) / self._partner_scale
+            partner_motion[i] = np.nan_to_num(told, nan=0.0)
         return {
             "own_speech": own_speech,
             "partner_speech": partner_speech,

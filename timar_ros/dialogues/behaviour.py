@@ -8,8 +8,9 @@ A model of behaviour from the literature, driven by what is said and heard:
 - Gaze: away at the start of a long turn, back at its end (Kendon 1967); at the partner about 40 %
   of the time while speaking and 75 % while listening (Argyle & Cook 1976). The eyes jump and the
   head follows part of the way; the eyes counter-rotate.
-- A listener nods at cues in the speaker's voice, 0.2 to 1 s later, 1 to 5 cycles of 0.5 to 3.5 Hz
-  that decay, 2 to 10 degrees (Hadar 1985; McClave 2000), and smiles a little.
+- A listener nods at cues in the speaker's voice, about half a second later, 1 to 3 cycles of 1.5 to
+  2.4 Hz that decay, 2.8 to 5.5 degrees (within what Hadar 1985 and McClave 2000 report), and smiles
+  a little.
 - Blinks (Bentivoglio 1997): 17 to 26 a minute, often at phrase ends and with gaze shifts.
 - Beneath it drift and sway, so that stillness is not dead, with the spectrum and the speeds that
   were measured from a lively and a calm person; liveliness lies between the two.

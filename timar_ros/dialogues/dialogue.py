@@ -273,14 +273,5 @@ def speak_backchannel(
     return Phrase(party, BACKCHANNEL, sentence.text, time, speech, turn)
 
 
-def act_shares(phrases: Iterable[Phrase]) -> dict[str, float]:
-    """Share of each dialogue act by words."""
-    words: dict[str, int] = {}
-    for phrase in phrases:
-        words[phrase.act] = words.get(phrase.act, 0) + len(phrase.text.split())
-    total = max(1, sum(words.values()))
-    return {act: count / total for act, count in sorted(words.items())}
-
-
 def _quantile(table: tuple[tuple[float, ...], tuple[float, ...]], rng: np.random.Generator) -> float:
     return float(np.interp(rng.random(), *table))

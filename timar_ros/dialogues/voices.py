@@ -31,8 +31,7 @@ CONTROL_RATE = 100  # effort curves and the behaviour model, Hz
 VOWELS = frozenset(
     ["aa", "ae", "ah", "ao", "aw", "ax", "axr", "ay", "eh", "er", "ey", "ih", "ix", "iy", "ow"] + ["oy", "uh", "uw"]
 )
-# Where each flite voice sits by itself: mean and deviation of pitch in Hz, level in dB that brings
-# it to the same loudness as the others, and how long it speaks compared to the others.
+# Where each flite voice sits by itself: mean and deviation of pitch in Hz.
 FLITE_VOICES = {
     "slt": (172.0, 22.0),
     "rms": (98.0, 14.0),

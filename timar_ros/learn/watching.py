@@ -17,15 +17,12 @@ from timar_ros.stream.policy import IncrementalPolicy
 VIDEO_S = 12.0
 
 
-def write_sample_video(policy: Policy, conversation: Conversation, path: Path, device: str = "cpu") -> None:
-    """Party 1 of a conversation as recorded and as the policy moves it, beside each other, with the sound.
-
-    The policy's network is brought to the device in place.
-    """
+def write_sample_video(policy: Policy, conversation: Conversation, path: Path) -> None:
+    """Party 1 of a conversation as recorded and as the policy moves it, beside each other, with the sound."""
     frames = min(conversation.frames, round(VIDEO_S * 1e9 / FRAME_NS)) // 2 * 2
     voices = conversation.voices[:, : frames * FRAME_SAMPLES] / np.float32(32768)
     heard = offline.hear(*voices)
-    drawn = offline.move(IncrementalPolicy(policy, device), heard)
+    drawn = offline.move(IncrementalPolicy(policy, "cpu"), heard)
     changes = [boundary for update in heard.updates for boundary in update.boundaries if boundary.reason == "floor"]
     recording = Recording(
         Path(conversation.name),

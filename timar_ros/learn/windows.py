@@ -21,13 +21,12 @@ from timar_ros.stream.turns import LONGEST_DECISION_FRAMES
 class OpenTurns:
     """Copies of unfinished turns of a window, side by side: what the network is asked to complete.
 
-    Each field is [slots]: the frame of the window that a slot copies, its place in the turn, the number of its
-    copy, its turn's first frame, whether its motion is to be drawn, and the last frame before that whose motion is
-    given (-1: the window begins here).
+    Each field is [slots]: the frame of the window that a slot copies, the number of its copy, its turn's first
+    frame, whether its motion is to be drawn, and the last frame before that whose motion is given (-1: the window
+    begins here).
     """
 
     frame: np.ndarray
-    place: np.ndarray
     copy: np.ndarray
     turn_start: np.ndarray
     masked: np.ndarray
@@ -68,7 +67,6 @@ def draw_open_turns(
         parts.append(
             (
                 start + place,
-                place,
                 np.full(length, len(parts)),
                 np.full(length, start),
                 place >= length - new,

@@ -296,8 +296,8 @@ class _Reading:
         made.head_pose = _signal(_with_sound(self._of("head_pose"), made.trajectories), None)
         made.blendshapes = _signal(_with_sound(self._of("blendshapes"), made.trajectories), ARKIT_BLENDSHAPES)
         joints = made.trajectories.names if made.trajectories else None
-        made.joint_states = _signal(self._of("joint_states"), joints)
-        made.jaw = _jaw(self._of("joint_states"))
+        states = self._of("joint_states")
+        made.joint_states, made.jaw = _signal(states, joints), _jaw(states)
         made.played = self._voice("played_audio")
         made.command_latency = _signal(self._of("command_latency"), None)
         made.refusals = [Event(time_ns, text) for time_ns, text in self._of("refusals")]

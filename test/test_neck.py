@@ -1,6 +1,7 @@
 """The neck: taken up only where it is known to be, whatever joint_states says or leaves out."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,10 @@ from sensor_msgs.msg import JointState
 
 from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
 from timar_ros.nodes.neck import UNKNOWN_POSITION_S, Neck
-from timar_ros.nodes.neck_commands import TrajectoryCommands
+from timar_ros.nodes.neck_commands import TrajectoryCommands, trajectory_message
+from timar_ros.nodes.simulated_head import motion_limits
 from timar_ros.rates import FRAME_NS
+from timar_ros.robot.limit_monitor import LimitMonitor
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.robot.trajectory_controller import JointTrajectoryController
 
@@ -161,6 +164,56 @@ def test_commands_that_are_too_late_all_the_same_are_counted(stage):
     stage.hop()
     stage.slow(0.06, 0.06)
     assert stage.hop() and stage.neck.late_commands == 1
+
+
+def slower(profile: RobotProfile) -> RobotProfile:
+    """The same robot with half the speed."""
+    limits = {joint.name: replace(joint.limits, velocity=joint.limits.velocity / 2) for joint in profile.joints}
+    return profile.with_limits(limits)
+
+
+@pytest.mark.parametrize("then", ["release", "halt", "use"])
+def test_a_head_that_brakes_for_new_limits_keeps_the_old_ones_whatever_comes_meanwhile(stage, then):
+    profile = RobotProfile.load("generic")
+    controller, monitor = JointTrajectoryController(JOINTS), LimitMonitor(JOINTS, motion_limits(profile))
+    taken = 0
+
+    def play(ms: int) -> None:
+        nonlocal taken
+        for now_ns in range(stage.now_ns, stage.now_ns + ms * MS, MS):
+            for trajectory in stage.sent[taken:]:
+                controller.accept(trajectory_message(trajectory, JOINTS, now_ns), now_ns)
+            taken = len(stage.sent)
+            monitor(now_ns, controller.sample(now_ns))
+
+    stage.feel(0.0, 0.0, 0.0)
+    for _ in range(4):
+        stage.hop(LEFT)
+        play(80)
+    stage.now_ns += 80 * MS
+    assert np.abs(controller.sample(stage.now_ns).velocities).max() > 0.1
+    stage.neck.use(slower(profile))
+    play(10)
+    stage.now_ns += 10 * MS
+    getattr(stage.neck, then)(*[slower(profile)] * (then == "use"))
+    play(1000)
+    assert monitor.total == 0
+
+
+def test_positions_are_told_until_the_head_rests_after_its_limits_were_changed_once(stage):
+    stage.feel(0.0, 0.0, 0.0)
+    stage.hop(LEFT)
+    stage.neck.use(slower(RobotProfile.load("generic")))
+    stage.now_ns += 1000 * MS
+    for _ in range(4):
+        assert stage.hop(LEFT)
+    stage.neck.release()
+    before = stage.planned()
+    while stage.now_ns < stage.sent[-1].times_ns[-1]:
+        position = stage.neck._planned(stage.now_ns)[0]
+        assert np.abs(position - before).max() < 0.01
+        before = position
+        stage.now_ns += MS
 
 
 def test_with_stamps_of_zero_jitter_between_arrivals_is_made_up_for_gently():

@@ -61,7 +61,7 @@ class Neck:
             self.commands = PositionCommands(
                 node, profile.command, profile.joint_names, self._planned, self._interrupted
             )
-        # Until then the head brakes: within limits that are no longer the planner's, if there were others.
+        # Until then the head brakes, as planned by this planner: by now there may be another, for other limits.
         self._free_ns = 0
         self._braking: TrajectoryPlanner | None = None
         self.interruptions = 0
@@ -112,9 +112,7 @@ class Neck:
             if not self._holding:
                 self._equip(profile)
                 return
-            self._brake()
-            self._braking = self._planner
-            self._free_ns = self._planner.rest_ns
+            self._come_to_rest()
             rest = self._planner.at(self._free_ns)[0]
             self._equip(profile)
             self._planner.resume(rest)
@@ -129,7 +127,7 @@ class Neck:
             Whether the head was commanded: not as long as its position is unknown, or it comes to rest.
         """
         with self._lock:
-            if self._released or self._now_ns() < self._free_ns or not (self._holding or self._take_up()):
+            if self._released or self._comes_to_rest or not (self._holding or self._take_up()):
                 return False
             if self._halted:
                 self._planner.ease_in()
@@ -141,7 +139,7 @@ class Neck:
     def halt(self) -> None:
         """Brake to rest as fast as the limits allow; what is followed next is eased in."""
         with self._lock:
-            if self._holding and not self._halted:
+            if self._holding and not self._halted and not self._comes_to_rest:
                 self._brake()
                 self._halted = True
 
@@ -149,8 +147,7 @@ class Neck:
         """Brake to rest and let go of the head: whoever moves it meanwhile, it is taken up where it then is."""
         with self._lock:
             if self._holding:
-                self._brake()
-                self._free_ns = self._planner.rest_ns
+                self._come_to_rest()
             self._forget()
             self._released = True
 
@@ -180,6 +177,18 @@ class Neck:
         self._profile = profile
         self._retargeter = Retargeter(profile)
         self._planner = TrajectoryPlanner(profile, self._hop_frames, self._margin_ms)
+
+    @property
+    def _comes_to_rest(self) -> bool:
+        """Whether the head brakes, and nothing else may be commanded until it is at rest."""
+        return self._now_ns() < self._free_ns
+
+    def _come_to_rest(self) -> None:
+        """Brake, unless the head does already: the planner may be a new one, which has the head at rest."""
+        if not self._comes_to_rest:
+            self._brake()
+            self._braking = self._planner
+            self._free_ns = self._planner.rest_ns
 
     def _brake(self) -> None:
         self._command(self._planner.halt, None)

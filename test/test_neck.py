@@ -1,5 +1,6 @@
 """The neck: taken up only where it is known to be, whatever joint_states says or leaves out."""
 
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from sensor_msgs.msg import JointState
 
 from timar_ros.motion.trajectory import Trajectory, TrajectoryPlanner
 from timar_ros.nodes.neck import UNKNOWN_POSITION_S, Neck
-from timar_ros.nodes.neck_commands import TrajectoryCommands, trajectory_message
+from timar_ros.nodes.neck_commands import PositionCommands, TrajectoryCommands, trajectory_message
 from timar_ros.nodes.simulated_head import motion_limits
 from timar_ros.rates import FRAME_NS
 from timar_ros.robot.limit_monitor import LimitMonitor
@@ -242,3 +243,22 @@ def test_with_stamps_of_zero_jitter_between_arrivals_is_made_up_for_gently():
             now_ns += MS
     assert all(message.header.stamp.sec == 0 for message in messages)
     assert np.abs(velocities).max() < 3.0  # 1.9 rad/s without jitter; made up for within 10 ms it takes 5
+
+
+def test_positions_end_although_the_clock_stands_still_before_the_head_is_at_rest(monkeypatch):
+    """As a bag's does that has ended."""
+    monkeypatch.setattr(PositionCommands, "LONGEST_STOP_S", 0.1)
+    profile, published = RobotProfile.load("reachy2"), []
+    node = SimpleNamespace(
+        get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=10**12)),
+        create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=published.append),
+    )
+    planned = [np.zeros((3, len(profile.joints)))]
+    commands = PositionCommands(node, profile.command, profile.joint_names, lambda _: planned[-1], lambda _: None)
+    commands.start()
+    stopping = threading.Thread(target=commands.stop)
+    stopping.start()
+    stopping.join(10.0)
+    stopped = not stopping.is_alive()
+    planned.append(None)  # ends the threads in any case
+    assert stopped and len(published) <= 1

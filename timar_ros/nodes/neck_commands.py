@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -62,6 +63,8 @@ class PositionCommands:
 
     # A simulated clock may run at any rate and may jump: never sleep longer than this.
     LONGEST_SLEEP_S = 0.02
+    # Nor wait longer than this for the head to be at rest: a simulated clock may stand still for good.
+    LONGEST_STOP_S = 2.0
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class PositionCommands:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._running = False
+        self._stop_by_s = 0.0
 
     def send(self, trajectory: Trajectory, rests_on_ns: int | None) -> None:
         """There is new motion: what `planned` tells has changed."""
@@ -100,11 +104,12 @@ class PositionCommands:
         self._thread.start()
 
     def stop(self) -> None:
-        """End once the head is at rest."""
+        """End once the head is at rest, or `LONGEST_STOP_S` have passed by the wall's clock."""
         if self._thread is None:
             return
         with self._changed:
             self._running = False
+            self._stop_by_s = time.monotonic() + self.LONGEST_STOP_S
             self._changed.notify()
         self._thread.join()
         self._thread = None
@@ -121,10 +126,10 @@ class PositionCommands:
                     sent = None
             state = self._planned(due_ns + self._period_ns if self._angles else due_ns)
             with self._changed:
+                if not self._running and (state is None or time.monotonic() > self._stop_by_s):
+                    return
                 if state is None:
                     sent = None
-                    if not self._running:
-                        return
                     self._changed.wait(self.LONGEST_SLEEP_S)
                     continue
                 if due_ns > now_ns:

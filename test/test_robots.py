@@ -127,6 +127,10 @@ def test_check_compares_with_a_urdf(tmp_path, capsys, description, sentence):
         ("not XML", "is no XML"),
         ("<sdf/>", "expected the <robot> of a URDF"),
         (urdf("0 1 0", '<limit lower="low"/>'), "joint head_tilt has lower='low'"),
+        (urdf("0 1", WIDE), "joint head_tilt has an axis with xyz='0 1'; expected three numbers"),
+        (urdf("0, 1, 0", WIDE), "xyz='0, 1, 0'"),
+        (urdf("0 nan 0", WIDE), "xyz='0 nan 0'"),
+        (urdf("0 1 0", '<origin rpy="0 0 ${a}"/>'), r"an origin with rpy='0 0 \$\{a\}'"),
     ],
 )
 def test_a_broken_robot_description_is_told(text, sentence):
@@ -141,6 +145,13 @@ def test_the_tighter_limits_win_soft_ones_too():
     tilt = profile.joints[1].limits
     assert (tilt.lower, tilt.upper, tilt.velocity, tilt.acceleration, tilt.jerk) == (-0.4, 0.5, 1.5, 9.0, 99.0)
     assert profile.joints[0].limits.velocity == 2.0 and len(changes) == 6
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+def test_limits_that_are_not_above_zero_count_as_not_given(value):
+    limit = " ".join(f'{name}="{value}"' for name in ("velocity", "acceleration", "deceleration", "jerk"))
+    described = read_description(urdf("0 1 0", f'<limit lower="-0.8" upper="0.8" {limit}/>'))["head_tilt"].limits
+    assert (described.velocity, described.acceleration, described.jerk) == (np.inf, np.inf, np.inf)
 
 
 def test_list_names_them_all(capsys):

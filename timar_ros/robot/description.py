@@ -23,10 +23,10 @@ def read_description(urdf: str) -> dict[str, DescribedJoint]:
     """The joints of a URDF that turn, by name.
 
     Limits of position are the soft ones of `safety_controller` where they are tighter; acceleration and jerk are read
-    from `limit` where it has them.
+    from `limit` where it has them. A speed, acceleration or jerk that is not above zero counts as not given.
 
     Raises:
-        TimarError: this is no URDF, or one with a limit that is no number.
+        TimarError: this is no URDF, or one with a limit that is no number, or an axis or origin that is not three.
     """
     try:
         root = ET.fromstring(urdf)
@@ -93,22 +93,24 @@ def _described(name: str, joint: ET.Element, parents: Mapping[str, ET.Element]) 
     def bound(key: str, worst: float) -> float:
         return number(limit, key, 0.0) if ranged and limit is not None else worst
 
-    velocity = number(limit, "velocity", np.inf)
+    def highest(key: str) -> float:
+        value = number(limit, key, np.inf)
+        return value if value > 0 else np.inf
+
     return DescribedJoint(
         JointLimits(
             max(bound("lower", -np.inf), number(soft, "soft_lower_limit", -np.inf)),
             min(bound("upper", np.inf), number(soft, "soft_upper_limit", np.inf)),
-            velocity if velocity > 0 else np.inf,
-            min(number(limit, "acceleration", np.inf), number(limit, "deceleration", np.inf)),
-            number(limit, "jerk", np.inf),
+            highest("velocity"),
+            min(highest("acceleration"), highest("deceleration")),
+            highest("jerk"),
         ),
         _axis_in_root(joint, parents),
     )
 
 
 def _axis_in_root(joint: ET.Element, parents: Mapping[str, ET.Element]) -> np.ndarray:
-    axis = joint.find("axis")
-    direction = np.array(_numbers(axis, "xyz") or [1.0, 0.0, 0.0])
+    direction = np.array(_three(joint, "axis", "xyz") or [1.0, 0.0, 0.0])
     above: ET.Element | None = joint
     passed: set[str] = set()
     while above is not None:
@@ -116,14 +118,26 @@ def _axis_in_root(joint: ET.Element, parents: Mapping[str, ET.Element]) -> np.nd
         if link in passed:
             raise TimarError(f"robot_description: the link {link} is above itself; expected a tree. Correct the URDF.")
         passed.add(link)
-        direction = Rotation.from_euler("xyz", _numbers(above.find("origin"), "rpy") or [0.0] * 3).apply(direction)
+        direction = Rotation.from_euler("xyz", _three(above, "origin", "rpy") or [0.0] * 3).apply(direction)
         above = parents.get(link)
     return direction / (np.linalg.norm(direction) or 1.0)
 
 
-def _numbers(element: ET.Element | None, key: str) -> list[float] | None:
+def _three(joint: ET.Element, tag: str, key: str) -> list[float] | None:
+    element = joint.find(tag)
     text = None if element is None else element.get(key)
-    return [float(number) for number in text.split()] if text else None
+    if not text:
+        return None
+    try:
+        numbers = [float(number) for number in text.split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
+        raise TimarError(
+            f"robot_description: joint {joint.get('name')} has an {tag} with {key}={text!r}; expected three numbers. "
+            "Correct the URDF."
+        )
+    return numbers
 
 
 def _link(joint: ET.Element, role: str) -> str:

@@ -49,3 +49,11 @@ def test_a_jump_between_samples_counts_although_each_reports_rest():
 def test_jerk_counts_beyond_a_tenth():
     assert watch(motion(acceleration=0.0), motion(acceleration=4.3))[0].counts["jerk"] == 0
     assert watch(motion(acceleration=0.0), motion(acceleration=4.5))[0].counts["jerk"] == 1
+
+
+def test_samples_on_both_sides_of_a_leap_back_of_the_clock_are_not_compared():
+    watching = monitor()
+    watching(10**12, motion(0.0))
+    assert watching(10**11, motion(0.5)) == []
+    watching(10**11 + STEP_NS, motion(0.6))
+    assert watching.counts["velocity"] == 1

@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -125,6 +127,34 @@ def test_measures_latency_and_reaction(graph):
     # The samples of a hop of 80 ms wait for 40 ms more in the median.
     assert found["reaction_ms_p50"] - found["latency_ms_p50"] == pytest.approx(40, abs=20)
     assert not math.isnan(found["reaction_ms_p99"])
+
+
+def test_moves_on_after_its_clock_went_back(graph):
+    """As a bag's does that is played again."""
+    head = graph.start_node("simulated_head", {"use_sim_time": True})
+    states = graph.collect(JointState, "joint_states")
+    clock, commands = graph.publisher(Clock, "/clock"), graph.publisher(JointTrajectory, COMMANDS)
+
+    def run_clock(begin_s: int, position: float) -> None:
+        """Until the head is at a position, to which it is sent by that clock."""
+        begin, sent = time.monotonic(), False
+
+        def arrived() -> bool:
+            nonlocal sent
+            now_ns = begin_s * 10**9 + round((time.monotonic() - begin) * 1e9)
+            clock.publish(Clock(clock=Time(sec=now_ns // 10**9, nanosec=now_ns % 10**9)))
+            told = [m for _, m in states if 0 <= stamp_ns(m) - begin_s * 10**9 < 100 * 10**9]
+            if told and not sent:
+                commands.publish(trajectory(now_ns, (1000, told[-1].position[0]), (2000, position)))
+                sent = True
+            return bool(told) and abs(told[-1].position[0] - position) < 1e-6
+
+        graph.wait_until(arrived, f"the head at {position} rad by a clock that began at {begin_s} s")
+
+    run_clock(1000, 0.2)
+    run_clock(100, -0.1)
+    assert head.stop() == 0
+    assert "commands 2, refusals 0" in head.output() and "limit_violations 0" in head.output()
 
 
 def test_an_unknown_robot_ends_the_node_with_a_sentence(start_node):

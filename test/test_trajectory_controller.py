@@ -195,3 +195,21 @@ def test_a_refused_trajectory_leaves_the_running_one_alone():
     with pytest.raises(TrajectoryRefusedError):
         head.accept(trajectory(), NOW)
     np.testing.assert_allclose(head.sample(NOW + SECOND).positions, [1, 1])
+
+
+def test_where_the_clock_goes_back_the_joints_are_held_until_a_message_comes():
+    head, again = controller(), NOW - 100 * SECOND
+    head.accept(trajectory(point(0, [0, 0]), point(2, [2, 2]), stamp_ns=NOW), NOW)
+    head.sample(NOW + SECOND)
+    for now in (again, again + SECOND):
+        held = head.sample(now)
+        assert held.positions.tolist() == [1, 1] and held.velocities.tolist() == [0, 0]
+    head.accept(trajectory(point(1, [3, 3]), stamp_ns=again + SECOND), again + SECOND)
+    np.testing.assert_allclose(head.sample(again + SECOND * 3 // 2).positions, [2, 2])
+
+
+def test_a_message_after_the_clock_went_back_is_taken_before_the_next_sample():
+    head, again = controller(), NOW - 100 * SECOND
+    head.accept(trajectory(point(1, [1, 1])), again)
+    head.sample(again)
+    assert head.sample(again + SECOND).positions.tolist() == [1, 1]

@@ -5,3 +5,6 @@ FRAME_RATE = 25
 FRAME_SAMPLES = SAMPLE_RATE // FRAME_RATE
 FRAME_S = 1 / FRAME_RATE
 FRAME_NS = 1_000_000_000 // FRAME_RATE
+
+CLOCK_LEAP_NS = 1_000_000_000
+"""A clock that is further off than this from where it should be has leapt: a simulator was reset, a bag began anew."""

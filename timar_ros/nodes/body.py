@@ -29,7 +29,7 @@ from timar_ros.nodes.neck import Neck
 from timar_ros.nodes.parameters import Parameters
 from timar_ros.nodes.playout import Playout
 from timar_ros.nodes.topics import LATCHED
-from timar_ros.rates import FRAME_NS
+from timar_ros.rates import CLOCK_LEAP_NS, FRAME_NS
 from timar_ros.robot.description import read_description, tightened
 from timar_ros.robot.profile import RobotProfile
 
@@ -37,7 +37,6 @@ STALL_NS = 300_000_000
 """Work on a hop that takes longer than this is a stall, unless the playout delay allows for more: the head halts.
 Motion that is due longer ago is not shown."""
 
-_CLOCK_LEAP_NS = 1_000_000_000
 # A head that pauses or ends lets its face go back to rest in so many frames, and is given so long for it.
 _REST_FRAMES = 8
 _REST_S = 1.0
@@ -158,9 +157,9 @@ class Body:
         frames = self._hop_frames
         hop_ns = frames * FRAME_NS
         late_ns = self._now_ns() - self._idle_from_ns - hop_ns
-        if -_CLOCK_LEAP_NS < late_ns < 0:
+        if -CLOCK_LEAP_NS < late_ns < 0:
             return
-        if not 0 <= late_ns < _CLOCK_LEAP_NS:
+        if not 0 <= late_ns < CLOCK_LEAP_NS:
             self._idle_from_ns += late_ns
         stamps_ns = [self._idle_from_ns + i * FRAME_NS for i in range(frames)]
         self._idle_from_ns += hop_ns
@@ -170,7 +169,7 @@ class Body:
         """Begin anew where the clock went back: all that is planned lies in a future that would be waited for."""
         now_ns = self._now_ns()
         leap_ns, self._seen_ns = now_ns - self._seen_ns, now_ns
-        if leap_ns > -_CLOCK_LEAP_NS:
+        if leap_ns > -CLOCK_LEAP_NS:
             return
         self._playout.clear()
         self._shown_until_ns = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from timar_ros.rates import CLOCK_LEAP_NS
 from timar_ros.robot.trajectory_controller import JointMotion
 
 TOLERANCE = 1e-3
@@ -49,8 +50,9 @@ class LimitMonitor:
 
     Velocity and acceleration are held against the limit as reported and as the difference quotient
     of what was reported before, so that a jump from one trajectory to the next is seen as well;
-    jerk by the difference quotient of acceleration alone. A joint counts once per sample and
-    quantity. ``peaks`` holds the largest share of each limit that was used.
+    jerk by the difference quotient of acceleration alone. Where the clock leaps back there is no
+    difference. A joint counts once per sample and quantity. ``peaks`` holds the largest share of
+    each limit that was used.
     """
 
     joints: Sequence[str]
@@ -73,7 +75,7 @@ class LimitMonitor:
         velocity = np.abs(motion.velocities)
         acceleration = np.abs(motion.accelerations)
         jerk = np.zeros_like(velocity)
-        if self._last is not None:
+        if self._last is not None and time_ns > self._last[0] - CLOCK_LEAP_NS:
             seconds = (time_ns - self._last[0]) * 1e-9
             if seconds < SHORTEST_DIFFERENCE_S:
                 return []

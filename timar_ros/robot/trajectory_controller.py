@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from timar_ros.errors import TimarError
+from timar_ros.rates import CLOCK_LEAP_NS
 
 REST_VELOCITY = float(np.finfo(np.float32).eps)
 """rad/s up to which the last point counts as at rest (the controller's own constant)."""
@@ -81,6 +82,7 @@ class JointTrajectoryController:
 
         Raises TrajectoryRefusedError, leaving the running trajectory as it was.
         """
+        self._see_clock(now_ns)
         columns = self._columns(list(message.joint_names))
         if not message.points:
             raise TrajectoryRefusedError("the trajectory is empty; it must have at least one point")
@@ -96,7 +98,11 @@ class JointTrajectoryController:
         self._pending = (stamp_ns, columns, points)
 
     def sample(self, now_ns: int) -> JointMotion:
-        """The motion meant for ``now_ns``; to be called with rising times, at the control rate."""
+        """The motion meant for ``now_ns``; to be called with rising times, at the control rate.
+
+        Where the clock leaps back the joints are held where they are, until a message comes.
+        """
+        self._see_clock(now_ns)
         if self._state_ns is not None and now_ns < self._state_ns:
             return self._state
         if self._pending is not None:
@@ -105,6 +111,16 @@ class JointTrajectoryController:
             self._state = self._interpolated(now_ns)
         self._state_ns = now_ns
         return self._state
+
+    def _see_clock(self, now_ns: int) -> None:
+        """Begin anew, at rest, where the clock went back: what is planned lies in a future that would be waited for."""
+        if self._state_ns is None or now_ns > self._state_ns - CLOCK_LEAP_NS:
+            return
+        rest = np.zeros(len(self.joints))
+        self._state = JointMotion(self._state.positions, rest, rest)
+        self._state_ns = None
+        self._pending = None
+        self._points = []
 
     def _columns(self, names: list[str]) -> list[int]:
         """For every joint of the message its place in the controller's order."""

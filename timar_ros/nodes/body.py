@@ -6,6 +6,7 @@ is shown by a thread of its own, frame by frame, when the neck is due to show th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -83,9 +84,9 @@ class Body:
 
     def _forget(self) -> None:
         self._performance = Performance(self._settings.seed)
-        self._gaze_until_ns: int | None = None
+        self._gaze_until_ns: float | None = None
         self._unplaced: PointStamped | None = None
-        self._unplaced_since_s: float | None = None
+        self._unplaced_since_s = 0.0
         self._paused = False
         self._stalled = False
         self._shown_until_ns = 0
@@ -245,13 +246,13 @@ class Body:
     def _look_at(self, message: PointStamped) -> None:
         point = np.array([message.point.x, message.point.y, message.point.z])
         if not np.isfinite(point).all():  # the agreed way to look straight ahead again
-            self._unplaced = self._unplaced_since_s = None
+            self._unplaced = None
             self._gaze_until_ns = None
             self._performance.gaze.let_go()
             return
         try:
             point = self._frames.to_base(point, message.header) - self._profile.pivot
-            self._unplaced = self._unplaced_since_s = None
+            self._unplaced = None
             direction = direction_to(point)
             if direction is None:
                 raise TimarError(
@@ -264,12 +265,12 @@ class Body:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         seconds = self._settings.look_at_timeout_s
-        self._gaze_until_ns = self._now_ns() + round(seconds * 1e9) if seconds else None
+        self._gaze_until_ns = self._now_ns() + round(seconds * 1e9) if seconds else math.inf
         self._performance.gaze.turn_to(direction, *np.transpose([self._profile.turns(a) for a in ("pitch", "yaw")]))
 
     def _wait_for_frame(self, message: PointStamped, error: UnknownFrameError) -> None:
         """Keep a target until tf tells where its frame is, or tell that it does not."""
-        if self._unplaced_since_s is None:
+        if self._unplaced is None:
             self._unplaced_since_s = time.monotonic()
         waiting = time.monotonic() - self._unplaced_since_s < _UNPLACED_S
         self._unplaced = message if waiting else None
@@ -307,7 +308,7 @@ class Body:
         values = {
             "paused": self._paused,
             "limits": self._limits_told,
-            "looking_at": "a target" if self._gaze_until_ns else "ahead",
+            "looking_at": "a target" if self._gaze_until_ns is not None else "ahead",
             "interruptions": self._neck.interruptions,
             "late_commands": self._neck.late_commands,
         }

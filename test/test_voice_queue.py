@@ -87,6 +87,19 @@ def test_a_pause_that_the_stamps_ask_for_is_kept():
     assert np.diff(loud).max() / RATE == pytest.approx(0.3, abs=0.005)
 
 
+@pytest.mark.parametrize("arrival_ms", [500, 2000, 4500])
+def test_stamps_of_the_time_of_sending_ask_for_no_pause(arrival_ms):
+    """As of a synthesiser whose next text comes amid the one before, or after it."""
+    queue = begun()
+    for part in np.split(tone(1.0), 20):
+        queue.push(chunk(part, 0), START)
+    before = spoken(queue, 10, arrival_ms + 10)
+    queue.push(chunk(tone(1.0), arrival_ms), START + arrival_ms * MS)
+    sound = np.concatenate([before, spoken(queue, arrival_ms + 10, arrival_ms + 3000)])
+    end_ms = np.flatnonzero(sound)[-1] * 1000 / RATE
+    assert end_ms == pytest.approx(max(arrival_ms, 1000) + RESERVE_MS + 1000, abs=11)
+
+
 def test_overlapping_stamps_lose_no_sound():
     """As of a synthesiser that stamps each packet of its burst with the time of sending."""
     queue = begun()

@@ -93,10 +93,11 @@ class VoiceQueue:
                 f"{self.queued_ns / _SECOND:.0f} s of speech are queued; at most {LONGEST_S:.0f} s can be; "
                 "wait until some of it was spoken, or call ~/flush"
             )
-        if not self._queued:
+        pause_ns = self._pause_ns(chunk, now_ns)
+        if not self._queued:  # speech that comes now begins now
             self._see_underrun(now_ns)
-            self._append(np.zeros(self.rate * RESERVE_MS // 1000, np.float32))
-        self._append(np.zeros(self._pause_ns(chunk, now_ns) * self.rate // _SECOND, np.float32))
+            pause_ns = RESERVE_MS * _MS
+        self._append(np.zeros(pause_ns * self.rate // _SECOND, np.float32))
         self._append(self._resampled(chunk))
 
     def due(self, now_ns: int) -> list[AudioChunk]:
@@ -162,16 +163,17 @@ class VoiceQueue:
             self._tell("underruns", now_ns, f"the synthesiser was too slow: {late_ms} ms of silence amid its speech")
 
     def _pause_ns(self, chunk: AudioChunk, now_ns: int) -> int:
-        """The silence that a chunk's stamp asks for before it."""
+        """The silence that a chunk's stamp asks for before it: never longer than the stamp lies ahead of now."""
         stamp_ns, expected_ns = chunk.stamp_ns, self._stamp_end_ns
         if stamp_ns is None:
             return 0
         self._stamp_end_ns = stamp_ns + chunk.duration_ns
-        if expected_ns is None or not self._queued:
+        if expected_ns is None:
             return 0
         ahead_ns = stamp_ns - expected_ns
-        if TOLERANCE_NS < ahead_ns <= LONGEST_PAUSE_NS:
-            return ahead_ns
+        pause_ns = min(ahead_ns, stamp_ns - now_ns)
+        if TOLERANCE_NS < pause_ns <= LONGEST_PAUSE_NS:
+            return pause_ns
         if ahead_ns < -TOLERANCE_NS:
             if stamp_ns < expected_ns - chunk.duration_ns - LONGEST_PAUSE_NS:
                 self._tell(

@@ -70,6 +70,17 @@ def test_sentences_of_other_rates_keep_their_length_and_end(rate):
     assert (loud[-1] - loud[0]) / RATE == pytest.approx(1.0, abs=0.003)
 
 
+@pytest.mark.parametrize("rate", [11_025, 22_050, 44_056])
+def test_a_rate_without_whole_packets_is_spoken_at_its_pace(rate):
+    queue = begun(rate)
+    sentence = tone(20.0, rate)
+    queue.push(chunk(sentence, rate=rate), START)
+    sound = spoken(queue, 10, 20_100)
+    first = rate * RESERVE_MS // 1000
+    np.testing.assert_array_equal(sound[first : first + len(sentence)], sentence)
+    assert len(sound) / rate == pytest.approx(20.09, abs=0.001)
+
+
 def test_two_sentences_are_spoken_one_after_the_other():
     queue = begun()
     queue.push(chunk(tone(1.0)), START)
@@ -239,9 +250,10 @@ def test_what_is_known_ahead_is_what_is_heard_that_much_later(rate):
     assert loud(known).sum() >= 1.7 * 25 - AHEAD
 
 
-def test_a_queue_of_another_rate_is_known_as_it_will_be_heard():
-    queue = begun(24_000)
-    frames, known = heard(queue, {50: lambda: queue.push(chunk(tone(1.0, 24_000), rate=24_000), START)}, 2.0)
+@pytest.mark.parametrize("rate", [22_050, 24_000])
+def test_a_queue_of_another_rate_is_known_as_it_will_be_heard(rate):
+    queue = begun(rate)
+    frames, known = heard(queue, {50: lambda: queue.push(chunk(tone(1.0, rate), rate=rate), START)}, 2.0)
     later = np.array([frame.own for frame in own_voice_ahead(frames, AHEAD)])
     assert loud(known).sum() >= 20
     np.testing.assert_allclose(known[3:-AHEAD], later[3:-AHEAD], atol=0.01)

@@ -49,7 +49,6 @@ class VoiceQueue:
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
-        self._packet = rate * PACKET_MS // 1000
         self._queue: deque[np.ndarray] = deque()
         self._queued = 0  # samples
         self._given: deque[np.ndarray] = deque(maxlen=KEPT_MS // PACKET_MS)
@@ -107,10 +106,12 @@ class VoiceQueue:
             self._given.clear()
         packets = []
         while self._given_to_ns + PACKET_MS * _MS <= now_ns:
-            samples, spoken = self._take()
+            end_ns = self._given_to_ns + PACKET_MS * _MS
+            # Where a packet is no whole number of samples, some are one longer than others.
+            samples, spoken = self._take(self._samples_by(end_ns) - self._samples_by(self._given_to_ns))
             packets.append(AudioChunk(self._given_to_ns, self.rate, samples))
             self._given.append(samples)
-            self._given_to_ns += PACKET_MS * _MS
+            self._given_to_ns = end_ns
             if spoken:
                 self._spoken_to_ns = self._given_to_ns
         return packets
@@ -196,9 +197,12 @@ class VoiceQueue:
             self._queue.append(samples)
             self._queued += len(samples)
 
-    def _take(self) -> tuple[np.ndarray, bool]:
-        """The next packet [rate / 100], and whether any of it was queued."""
-        parts, needed = [], self._packet
+    def _samples_by(self, time_ns: int) -> int:
+        return time_ns * self.rate // _SECOND
+
+    def _take(self, count: int) -> tuple[np.ndarray, bool]:
+        """The next samples [count], and whether any of them was queued."""
+        parts, needed = [], count
         while needed and self._queue:
             part = self._queue.popleft()
             if len(part) > needed:
@@ -215,8 +219,8 @@ class VoiceQueue:
                 self._queue.append(rest[needed:])
             needed -= len(parts[-1])
             self._resampler = None
-        self._queued -= self._packet - needed
-        spoken = needed < self._packet
+        self._queued -= count - needed
+        spoken = needed < count
         parts.append(np.zeros(needed, np.float32))
         return np.concatenate(parts), spoken
 
@@ -231,7 +235,7 @@ class VoiceQueue:
                 samples[low - first : high - first] = part[low - at : high - at]
             return at + len(part)
 
-        at = -self._packet * len(self._given)
+        at = -sum(map(len, self._given))
         for part in (*self._given, *self._queue):
             if at >= first + count:
                 return samples

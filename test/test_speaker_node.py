@@ -11,9 +11,11 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
 from std_msgs.msg import Int16MultiArray
 
-from timar_ros.nodes.speaker_node import PlayoutBuffer
+from timar_ros.nodes import runtime, speaker_node
+from timar_ros.nodes.speaker_node import PlayoutBuffer, SpeakerNode
 
 MS = 1_000_000
 START = 1_800_000_000_000 * MS
@@ -99,6 +101,39 @@ def test_a_missing_loudspeaker_is_told_once_and_waited_for(graph):
     assert node.running
     assert node.stop(signal.SIGTERM) == 0
     assert node.output().count("trying again") == 1
+
+
+class IdleDeviceKeeper:
+    """Stands in for `DeviceKeeper` where the test itself is the device."""
+
+    def __init__(self, *_) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+
+def test_what_a_device_played_before_it_was_unplugged_is_told_at_its_rate(graph, monkeypatch):
+    monkeypatch.setattr(speaker_node, "DeviceKeeper", IdleDeviceKeeper)
+    rclpy.init(args=runtime.ros_arguments({"delay_ms": 100.0}))
+    try:
+        speaker = SpeakerNode()
+        told = graph.collect(Int16MultiArray, "speaker/played")
+        graph.wait_until(lambda: speaker._played_publisher.get_subscription_count(), "the subscription")
+        device_rate, seconds = 48_000, 0.5
+        buffer = PlayoutBuffer(device_rate)
+        begin_ns = speaker.get_clock().now().nanoseconds
+        for at_s in np.arange(0, seconds, 0.01):
+            heard_ns = begin_ns + round(at_s * 1e9)
+            speaker._fill(buffer, device_rate // 100, heard_ns - speaker.get_clock().now().nanoseconds)
+        speaker._buffer = None
+        graph.wait_until(lambda: speaker.get_clock().now().nanoseconds > begin_ns + seconds * 1e9, "the sound's end")
+        speaker._tell_played()
+        graph.wait_until(lambda: len(told) >= 24, "what was played")  # of 25 packets; the resampler holds some back
+        assert len(told) <= 25
+        speaker.destroy_node()
+    finally:
+        rclpy.shutdown()
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ class SpeakerNode(Node):
         for name in self._told_ms:
             self.create_subscription(Float32, f"{settings.head}/{name}", self._learner(name), LATCHED)
         self._mute = MuteListener(self, is_muted_topic(SELF), self._flush)
-        self._played_blocks: SimpleQueue[tuple[int, np.ndarray]] = SimpleQueue()
+        self._played_blocks: SimpleQueue[tuple[int, np.ndarray, int]] = SimpleQueue()
         self._played = Played(settings.rate, self._publish_played)
         self._played_publisher = self.create_publisher(self._class, "~/played", QoSProfile(depth=50))
         self.create_timer(PLAYED_S / 2, self._tell_played)
@@ -299,7 +299,7 @@ class SpeakerNode(Node):
         heard_ns = self.get_clock().now().nanoseconds + ahead_ns
         due_ns = heard_ns - round(self._delay_ms * 1e6)
         samples = np.clip(buffer.read(due_ns, frames), -1.0, 1.0)
-        self._played_blocks.put((heard_ns, samples))
+        self._played_blocks.put((heard_ns, samples, buffer.rate))
         return samples
 
     def _play(self) -> None:
@@ -358,9 +358,9 @@ class SpeakerNode(Node):
         """Publish what has been heard by now, where anybody asks for it."""
         asked = self._played_publisher.get_subscription_count() > 0
         while not self._played_blocks.empty():
-            heard_ns, samples = self._played_blocks.get()
-            if asked and self._buffer is not None:
-                self._played.push(heard_ns, samples, self._buffer.rate)
+            block = self._played_blocks.get()
+            if asked:
+                self._played.push(*block)
         self._played.tell(self.get_clock().now().nanoseconds)
 
     def _publish_played(self, samples: np.ndarray, heard_ns: int) -> None:

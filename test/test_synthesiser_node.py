@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 import time
 from functools import partial
 from queue import SimpleQueue
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import NodeProcess
 
 pytest.importorskip("rclpy")
 
 from std_msgs.msg import Empty, Int16MultiArray, String
+from std_srvs.srv import Trigger
 
 from timar_ros.nodes import synthesiser_node
 from timar_ros.stream.audio_messages import AudioChunk
@@ -59,6 +62,37 @@ def test_after_a_barge_in_nothing_is_sent_for_a_moment(start_node, graph):
     say.publish(String(data="Yes?"))
     graph.wait_until(lambda: packets[-1][0] > flushed_ns, "what is said after it")
     assert min(t for t, _ in packets if t > flushed_ns) > flushed_ns + OVERTAKEN_MS * MS
+
+
+def test_what_is_typed_right_after_a_barge_in_is_said(graph, tmp_path):
+    """The head tells of the flush only when the next line lies there already."""
+    flushes = []
+    voice_flush = graph.node.create_publisher(Empty, "test/voice_flush", 1)
+
+    def flush(request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        flushes.append(request)
+        voice_flush.publish(Empty())
+        answer.success = True
+        return answer
+
+    graph.node.create_service(Trigger, "test/flush", flush)
+    module, parameters = "timar_ros.nodes.synthesiser_node", ["-p", "head:=test", "-p", "keyboard:=true"]
+    command = [sys.executable, "-m", module, "--ros-args", *parameters]
+    synthesiser = NodeProcess(command, tmp_path / "synthesiser.log", {}, typed=True)
+    try:
+        graph.collect(Int16MultiArray, "microphone/audio")
+        graph.wait_for_match(voice_flush)
+
+        def barged_in() -> list:
+            synthesiser.type("")
+            return flushes
+
+        graph.wait_until(barged_in, "a flush")  # the service is found from here on
+        synthesiser.type("\nYes?")
+        synthesiser.wait_for_output("said 'Yes?'")
+        assert len(flushes) >= 2
+    finally:
+        synthesiser.kill()
 
 
 def test_a_text_is_stamped_with_its_beginning_and_spoken_without_a_pause(monkeypatch):

@@ -36,7 +36,7 @@ from timar_ros.stream.synthesis import ALL_SAID, ENGINES, Synthesiser, sentences
 from timar_ros.stream.voice_queue import OVERTAKEN_MS
 
 HEAD_TIMEOUT_S = 3.0
-"""So long a head node is waited for where others listen."""
+"""So long a head node is waited for: to listen where others do, and to flush."""
 
 PARAMETERS = (
     Parameter(
@@ -69,12 +69,13 @@ class SynthesiserNode(Node):
         self._audio = self.create_publisher(self._class, "microphone/audio", QoSProfile(depth=BURST_DEPTH))
         publish_format(self, self._audio.topic_name, self._type, settings.rate)
         self._flush = self.create_client(Trigger, f"{settings.head}/flush")
-        self.create_subscription(Empty, f"{settings.head}/voice_flush", self._forget, QoSProfile(depth=1))
+        self.create_subscription(Empty, f"{settings.head}/voice_flush", self._hear_flush, QoSProfile(depth=1))
         self._texts: SimpleQueue[tuple[int, str] | str | None] = SimpleQueue()
         """Texts with how often speech was broken off before them; `ALL_SAID` to be told; None at the end."""
         self._broken_off = 0
         """How often speech was broken off: texts from before are not said any more."""
         self._silent_until = 0.0
+        self._head_flushed = threading.Event()
         self.create_subscription(String, "say", lambda message: self._say(message.data), QoSProfile(depth=50))
         self._thread = threading.Thread(target=self._speak_all, name="synthesiser")
         self._thread.start()
@@ -151,14 +152,21 @@ class SynthesiserNode(Node):
                 self._break_off()
         self._texts.put(ALL_SAID)
 
-    def _forget(self, _message: Empty | None = None) -> None:
+    def _forget(self) -> None:
         self._silent_until = time.monotonic() + OVERTAKEN_MS / 1000
         self._broken_off += 1
 
+    def _hear_flush(self, _message: Empty) -> None:
+        self._forget()
+        self._head_flushed.set()
+
     def _break_off(self) -> None:
+        """Have the head flush, and wait until it tells so: what is typed next would be forgotten then."""
         self._forget()
         if self._flush.service_is_ready():
+            self._head_flushed.clear()
             self._flush.call_async(Trigger.Request())
+            self._head_flushed.wait(HEAD_TIMEOUT_S)
 
 
 def main() -> int:

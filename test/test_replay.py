@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Int16MultiArray, String
 
-from timar_ros.replay.bag import read_recording
+from timar_ros.nodes import replay
+from timar_ros.replay.bag import BagMessage, read_recording
+from timar_ros.stream.audio_messages import AudioChunk
 
 INVENTED = Invented(seconds=2.0)
 STAMPED = "audio_common_msgs/msg/AudioDataStamped"
@@ -75,6 +78,26 @@ def test_sound_of_a_type_that_is_not_installed_is_played_as_one_that_is(graph, t
     assert f"{STAMPED} is published as std_msgs/msg/Int16MultiArray" in node.output()
     graph.wait_until(lambda: len(own) == 100, "all packets")
     assert np.array_equal(joined(own), INVENTED.voice("self"))
+
+
+def test_converted_sound_is_stamped_with_its_own_beginning_and_whole(monkeypatch):
+    """Into a type of message that has a stamp, none of which is on a package index; its rate changes on the way."""
+    told, hertz = [], 250.0
+    monkeypatch.setattr(replay, "import_message_class", lambda name: None)
+    monkeypatch.setattr(replay, "make_message", lambda _class, _type, samples, _rate, ns: told.append((ns, samples)))
+    first = BagMessage("self_audio", "/microphone/audio", STAMPED, START_NS, b"")
+    convert = replay._ConvertedAudio(SimpleNamespace(deserialize_cdr=lambda data, _: data), first, None, STAMPED)
+    convert._decoder = SimpleNamespace(decode=lambda chunk: chunk)
+    for k in range(100):
+        rate = 48_000 if k < 50 else 24_000
+        samples = np.sin(2 * np.pi * hertz * (k * 0.02 + np.arange(rate // 50) / rate)).astype(np.float32)
+        convert(first._replace(data=AudioChunk(START_NS + k * 20_000_000, rate, samples)), 0)
+    for stamp_ns, samples in told:
+        time_s = (stamp_ns - START_NS) / 1e9 + np.arange(len(samples)) / 16_000
+        seam = (np.abs(time_s) < 0.01) | (np.abs(time_s - 1.0) < 0.01)  # the filter hears silence beyond it
+        np.testing.assert_allclose(samples[~seam], np.sin(2 * np.pi * hertz * time_s[~seam]), atol=0.01)
+    assert sum(len(samples) for _, samples in told) / 16_000 == pytest.approx(2.0, abs=0.011)
+    assert (told[50][0] - told[49][0]) * 16_000 == len(told[49][1]) * 1_000_000_000
 
 
 def test_a_damaged_message_is_left_out_and_told(graph, tmp_path):

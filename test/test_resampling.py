@@ -53,13 +53,15 @@ def test_holds_back_10_ms_at_most_and_15_at_low_rates(rate):
         given_out += len(resampler.push(samples[at : at + packet]))
         taken += packet
         held_ms.append(1000 * (taken / rate - given_out / 16_000))
+        assert resampler.held_ns / 1e6 == pytest.approx(held_ms[-1], abs=1e-5)
     assert max(held_ms) <= (10.1 if rate >= 16_000 else 15.1)
     assert min(held_ms) >= 0
 
 
 def test_16_khz_passes_through_untouched_and_at_once():
-    samples = noise(16_000, 0.1)
-    assert np.array_equal(StreamResampler(16_000).push(samples), samples)
+    samples, resampler = noise(16_000, 0.1), StreamResampler(16_000)
+    assert np.array_equal(resampler.push(samples), samples)
+    assert resampler.held_ns == 0
 
 
 def test_what_lies_above_8_khz_is_gone():

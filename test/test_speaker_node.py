@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from std_msgs.msg import Int16MultiArray
 
 from timar_ros.nodes import runtime, speaker_node
 from timar_ros.nodes.speaker_node import PlayoutBuffer, SpeakerNode
+from timar_ros.stream.audio_messages import AudioChunk
 
 MS = 1_000_000
 START = 1_800_000_000_000 * MS
@@ -101,6 +103,23 @@ def test_a_missing_loudspeaker_is_told_once_and_waited_for(graph):
     assert node.running
     assert node.stop(signal.SIGTERM) == 0
     assert node.output().count("trying again") == 1
+
+
+def test_a_voice_of_another_rate_than_the_device_is_laid_down_at_its_time_after_a_gap_too():
+    buffer, device_rate, hertz = PlayoutBuffer(48_000), 48_000, 250.0
+    speaker = SimpleNamespace(_resampler=None, _settings=SimpleNamespace(volume=1.0))
+    buffer.read(START, 1)
+
+    def wave(time_s: np.ndarray) -> np.ndarray:
+        return np.sin(2 * np.pi * hertz * time_s).astype(np.float32)
+
+    for begin_s in [*np.arange(0.1, 0.5, 0.01), *np.arange(1.0, 1.4, 0.01)]:
+        samples = wave(begin_s + np.arange(PACKET) / RATE)
+        SpeakerNode._lay_down(speaker, buffer, AudioChunk(START + round(begin_s * 1e9), RATE, samples), START)
+    for begin_s, end_s in ((0.12, 0.48), (1.02, 1.38)):
+        time_s = np.arange(begin_s, end_s, 1 / device_rate)
+        heard = buffer.read(START + round(begin_s * 1e9), len(time_s))
+        np.testing.assert_allclose(heard, wave(time_s), atol=0.01)
 
 
 class IdleDeviceKeeper:

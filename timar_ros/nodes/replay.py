@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -293,12 +294,17 @@ class _ConvertedAudio:
 
     def __call__(self, message: BagMessage, shift_ns: int) -> Any:
         chunk = self._decoder.decode(self._store.deserialize_cdr(message.data, message.type_name))
-        if self._resampler is None or self._resampler.rate_in != chunk.rate:
+        if self._resampler is None:
             self._resampler = StreamResampler(chunk.rate)
-        samples = self._resampler.push(chunk.samples)
+        begun_ns = message.time_ns - chunk.duration_ns if chunk.stamp_ns is None else chunk.stamp_ns
+        begun_ns -= self._resampler.held_ns
+        rest = np.zeros(0, np.float32)
+        if self._resampler.rate_in != chunk.rate:
+            rest = self._resampler.flush()
+            self._resampler = StreamResampler(chunk.rate)
+        samples = np.concatenate([rest, self._resampler.push(chunk.samples)])
         if not len(samples):
             return None
-        begun_ns = message.time_ns - chunk.duration_ns if chunk.stamp_ns is None else chunk.stamp_ns
         return make_message(self._class, self._type_name, samples, SAMPLE_RATE, begun_ns + shift_ns)
 
 

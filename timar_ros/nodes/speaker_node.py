@@ -283,15 +283,11 @@ class SpeakerNode(Node):
             buffer.rate,
         ):
             self._resampler = resampler = StreamResampler(chunk.rate, buffer.rate)
-            self._held_ns = 0
         jitter_s = buffer.WRITER_JITTER_S if chunk.stamp_ns is not None else buffer.UNSTAMPED_JITTER_S
-        if not buffer.continues(captured_ns - self._held_ns, jitter_s):
+        if not buffer.continues(captured_ns - resampler.held_ns, jitter_s):
             resampler.reset()
-            self._held_ns = 0
+        first_ns = captured_ns - resampler.held_ns
         samples = resampler.push(chunk.samples)
-        # What the resampler keeps back of this packet comes first with the next one.
-        first_ns = captured_ns - self._held_ns
-        self._held_ns += chunk.duration_ns - len(samples) * 1_000_000_000 // buffer.rate
         buffer.write(first_ns, samples * np.float32(self._settings.volume), jitter_s)
 
     def _fill(self, buffer: PlayoutBuffer, frames: int, ahead_ns: int) -> np.ndarray:

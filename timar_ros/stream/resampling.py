@@ -64,10 +64,15 @@ class StreamResampler:
         self._held_start = 0  # position of _held[0] among all input samples
         self._done = 0  # output samples given
 
+    @property
+    def held_ns(self) -> int:
+        """How much of what was taken is not given yet: the next output begins so much before the next input."""
+        taken = self._held_start + len(self._held)
+        return taken * 1_000_000_000 // self.rate_in - self._done * 1_000_000_000 // self.rate_out
+
     def push(self, samples: np.ndarray) -> np.ndarray:
         """Take float32 [n] at rate_in; give the float32 [m] at rate_out that are complete now."""
         if self.rate_in == self.rate_out:
-            self._done += len(samples)
             return np.asarray(samples, np.float32)
         self._held = np.concatenate([self._held, np.asarray(samples, np.float32)])
         outputs = []

@@ -64,10 +64,10 @@ def test_the_sentence_names_value_and_choices():
 
 
 def test_every_element_of_a_list_is_checked():
-    weights = Parameter("weights", [1.0], "weights", minimum=0, maximum=2)
-    assert weights.refusal(weights.converted([1, 2])) is None
-    assert "from 0 to 2" in weights.refusal([1.0, 3.0])
-    assert "a list of numbers" in weights.refusal(1.0)
+    parties = Parameter("parties", [], "who is heard", type=list[str], choices=("self", "partner"))
+    assert parties.refusal(["self", "partner"]) is None
+    assert "'self', 'partner'" in parties.refusal(["self", "nobody"])
+    assert "a list of texts" in parties.refusal("self")
 
 
 def test_a_number_serves_for_a_text():

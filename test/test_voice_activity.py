@@ -88,11 +88,12 @@ def test_a_missing_wheel_says_what_to_install(monkeypatch):
         voice_activity.silero_model_path()
 
 
-def test_a_broken_model_file_says_what_to_do(tmp_path):
+def test_a_broken_model_file_says_what_to_do(tmp_path, monkeypatch):
     path = tmp_path / "silero_vad.onnx"
     path.write_bytes(b"half a download")
+    monkeypatch.setattr(voice_activity, "silero_model_path", lambda: path)
     with pytest.raises(TimarError, match="cannot be read"):
-        SileroVoiceActivity(path)
+        SileroVoiceActivity()
 
 
 def test_no_torch_is_imported():

@@ -29,9 +29,6 @@ _TYPES = {
     int: (_Type.INTEGER, "an integer"),
     float: (_Type.DOUBLE, "a number"),
     str: (_Type.STRING, "a text"),
-    list[bool]: (_Type.BOOL_ARRAY, "a list of true or false"),
-    list[int]: (_Type.INTEGER_ARRAY, "a list of integers"),
-    list[float]: (_Type.DOUBLE_ARRAY, "a list of numbers"),
     list[str]: (_Type.STRING_ARRAY, "a list of texts"),
 }
 
@@ -40,8 +37,8 @@ _TYPES = {
 class Parameter:
     """One parameter of a node.
 
-    ``type`` is one of bool, int, float, str or ``list[...]`` of these; it is taken from ``default``
-    where that tells it (not for an empty list). ``minimum`` and ``maximum`` (both or neither) and
+    ``type`` is one of bool, int, float, str, or ``list[str]``, which must be given; the others are
+    taken from ``default``. ``minimum`` and ``maximum`` (both or neither) are of a number,
     ``choices`` hold for every element of a list. ``check`` takes a value that passed all this and
     returns None or the words that say what is allowed ("a name of a robot profile, one of ..."). A
     ``read_only`` parameter is settled when the node starts.
@@ -59,10 +56,7 @@ class Parameter:
 
     def __post_init__(self):
         if self.type is None:
-            found = type(self.default)
-            if found in (list, tuple):
-                found = list[type(self.default[0])]
-            object.__setattr__(self, "type", found)
+            object.__setattr__(self, "type", type(self.default))
         if self.type not in _TYPES:
             raise TypeError(f"parameter {self.name}: no ROS parameter type for {self.type!r}")
         if (self.minimum is None) != (self.maximum is None):
@@ -72,11 +66,11 @@ class Parameter:
 
     @property
     def is_list(self) -> bool:
-        return self.type not in (bool, int, float, str)
+        return self.type == list[str]
 
     @property
     def element_type(self) -> type:
-        return self.type.__args__[0] if self.is_list else self.type
+        return str if self.is_list else self.type
 
     def allowed(self) -> str:
         """What may be given, in words."""
@@ -134,7 +128,7 @@ class Parameter:
             additional_constraints=f"allowed: {self.allowed()}",
             read_only=self.read_only,
         )
-        if self.minimum is not None and not self.is_list:
+        if self.minimum is not None:
             if self.type is int:
                 descriptor.integer_range = [
                     IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum), step=0)
@@ -175,15 +169,13 @@ class Parameters(Mapping):
 def declare(
     node: Node,
     parameters: Iterable[Parameter],
-    on_change: Callable[[str, Any], None] | None = None,
     check: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> Parameters:
     """Declare all parameters of a node and watch over them.
 
-    Returns the present values, kept up to date. ``on_change(name, value)`` is called after a value
-    was set at run time. ``check(values)`` sees all values as they would be and returns None or a
-    sentence that says why they do not go together. Raises TimarError for an override that is not
-    allowed.
+    Returns the present values, kept up to date. ``check(values)`` sees all values as they would be
+    and returns None or a sentence that says why they do not go together. Raises TimarError for an
+    override that is not allowed.
     """
     specs = {p.name: p for p in parameters}
     values = {name: _declare_one(node, spec) for name, spec in specs.items()}
@@ -207,8 +199,6 @@ def declare(
         for change in changes:
             if change.name in specs:
                 values[change.name] = _plain(specs[change.name], change.value)
-                if on_change:
-                    on_change(change.name, values[change.name])
 
     node.add_pre_set_parameters_callback(convert)
     node.add_on_set_parameters_callback(validate)

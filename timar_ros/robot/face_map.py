@@ -48,11 +48,6 @@ class FaceMap:
         weights = np.clip(np.nan_to_num(np.asarray(weights, np.float64), posinf=1.0, neginf=0.0), 0.0, 1.0)
         return np.clip(weights @ self.gains.T + self.rest, self.lower, self.upper)
 
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """The blendshapes that move no joint."""
-        return tuple(name for name, used in zip(ARKIT_BLENDSHAPES, self.gains.any(axis=0), strict=True) if not used)
-
     @classmethod
     def load(cls, name_or_path: str | Path) -> FaceMap:
         """The face map under config/faces of that name, or a YAML file by its path.

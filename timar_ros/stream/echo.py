@@ -104,8 +104,6 @@ class EchoCanceller:
         self._spoken_s = 0.0  # by the own voice so far
         self._since_own_s = np.inf
         self._before = self._after = 0.0  # mean squares where the echo prevails
-        self.held_back = False
-        """Whether noise stood in for any of the last frame."""
 
     @property
     def delay_ms(self) -> float | None:
@@ -128,7 +126,6 @@ class EchoCanceller:
         self._count_own_speech(own)
         if not self.active:
             return partner
-        self.held_back = False
         blocks = [self._block(partner[at : at + BLOCK], at + BLOCK) for at in range(0, FRAME_SAMPLES, BLOCK)]
         return np.concatenate(blocks).astype(np.float32)
 
@@ -197,7 +194,6 @@ class EchoCanceller:
             gone = self._is_gone(microphone, echo)
         self._background.learn(rest if self._trusted else microphone)
         if self._is_rest_of_echo() or ((gone or not self._trusted) and self._may_be_echo(microphone)):
-            self.held_back = True
             return self._background.noise(len(rest))
         # The rest is louder than what came if twice the part along the estimate is less than that: then it is no echo.
         return rest if 2.0 * self._along >= self._of else microphone

@@ -61,8 +61,8 @@ def _session(path: Path):
 class SileroModel:
     """Silero's network with its state, for several streams of chunks side by side."""
 
-    def __init__(self, streams: int = 1, model_path: Path | str | None = None) -> None:
-        self._session = _session(Path(model_path) if model_path else silero_model_path())
+    def __init__(self, streams: int = 1) -> None:
+        self._session = _session(silero_model_path())
         self._rate = np.array(SAMPLE_RATE, dtype=np.int64)
         self._streams = streams
         self.reset_states()
@@ -94,8 +94,8 @@ class SileroVoiceActivity:
     Samples that are not finite count as silence, since they would spoil the state for good.
     """
 
-    def __init__(self, model_path: Path | str | None = None) -> None:
-        self._model = SileroModel(1, model_path)
+    def __init__(self) -> None:
+        self._model = SileroModel()
         self._chunks = Chunks()
 
     def reset_states(self) -> None:

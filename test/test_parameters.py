@@ -48,6 +48,18 @@ def test_changes_at_run_time_are_checked(graph):
     assert not set_to("loud").successful
 
 
+def test_an_empty_list_that_is_read_only_stays_as_it_is(graph, tmp_path):
+    graph.start_node("recorder", {"out": tmp_path / "bag"})
+    change = RosParameter("topics", value=["/mine"]).to_parameter_msg()
+    request = SetParameters.Request(parameters=[change])
+    (refused,) = graph.call(SetParameters, "/recorder/set_parameters", request).results
+    assert not refused.successful
+    assert "read-only" in refused.reason
+    described = DescribeParameters.Request(names=["topics"])
+    (topics,) = graph.call(DescribeParameters, "/recorder/describe_parameters", described).descriptors
+    assert topics.read_only and topics.description.startswith("topics to record")
+
+
 def test_ros_tools_see_description_and_range(graph):
     graph.start_node("speaker_node", {"device": "no such device", "retry_s": 30})
     request = DescribeParameters.Request(names=["volume", "message_type"])

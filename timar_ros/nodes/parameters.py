@@ -223,11 +223,12 @@ def _declare_one(node: Node, spec: Parameter) -> Any:
     ros_type = _TYPES[spec.type][0]
     if value == []:
         # rclpy takes an empty list for a byte array, so the type is declared and the value set
-        # after it.
-        descriptor = spec.descriptor()
-        descriptor.read_only = False
-        node.declare_parameter(spec.name, ros_type, descriptor, ignore_override=True)
+        # after it, which a read-only parameter would refuse.
+        node.declare_parameter(spec.name, ros_type, ignore_override=True)
         node.set_parameters([rclpy.parameter.Parameter(spec.name, ros_type, [])])
+        descriptor = spec.descriptor()
+        descriptor.type = ros_type.value
+        node.set_descriptor(spec.name, descriptor)
     else:
         node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
     return value

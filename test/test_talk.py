@@ -76,6 +76,15 @@ def test_a_node_that_dies_is_told_while_nothing_is_typed(keyboard, monkeypatch):
             talk._take_lines(FakeGraph({}, fails_after=0.3), keyboard)
 
 
+def test_without_viser_it_talks_without_a_page(monkeypatch):
+    started = []
+    graph = SimpleNamespace(start=lambda name, *_, **__: started.append(name), wait_for=lambda *_: "")
+    monkeypatch.setitem(sys.modules, "viser", None)
+    args = SimpleNamespace(policy="default", look_ahead=0, microphone=False, engine="auto", voice="", port=0)
+    talk._start(graph, args)
+    assert started == ["simulated_head", "speaker", "head", "synthesiser"]
+
+
 def test_lines_are_taken_as_they_come_the_last_one_without_its_end_too(monkeypatch):
     reads, writes = os.pipe()
     with os.fdopen(reads) as stdin:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(graph: Graph, args: argparse.Namespace) -> subprocess.Popen:
     """The nodes; returns the synthesiser's process, which says what is written to it."""
-    view = importlib.util.find_spec("timar_ros.nodes.view_node") is not None
+    view = importlib.util.find_spec("viser") is not None
     if view:
         graph.start("view", "view_node", port=args.port)
     graph.start("simulated_head", "simulated_head", face="head")

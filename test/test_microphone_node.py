@@ -114,6 +114,17 @@ def test_a_file_that_is_no_sound_file_ends_the_node_with_a_sentence(start_node, 
     assert "Traceback" not in node.output()
 
 
+def test_a_file_that_breaks_off_ends_the_node_with_a_sentence(graph, stereo_file):
+    path, expected = stereo_file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    node = graph.start_node("microphone_node", {"file": path})
+    packets = graph.collect(Int16MultiArray, "microphone/audio")
+    assert node.wait() == 1
+    assert f"{path} cannot be read beyond" in node.output()
+    assert "Traceback" not in node.output()
+    assert len(packets) >= 50  # until there
+
+
 def test_a_message_type_that_is_not_installed_is_named_with_its_package(start_node):
     if importlib.util.find_spec("naoqi_bridge_msgs") is not None:
         pytest.skip("naoqi_bridge_msgs is installed here")
@@ -139,6 +150,39 @@ def test_without_portaudio_it_says_what_to_install(start_node, tmp_path):
     node.wait_for_output("sudo apt install libportaudio2")
     assert node.running
     assert node.stop() == 0
+
+
+FAILING_SOUNDDEVICE = """
+_initialized = 1
+starts = 0
+
+class PortAudioError(Exception):
+    pass
+
+def _terminate():
+    global _initialized
+    if not _initialized:
+        raise PortAudioError("it is not there to be ended")
+    _initialized -= 1
+
+def _initialize():
+    global _initialized, starts
+    starts += 1
+    if starts == 1:
+        raise PortAudioError("no sound server")
+    _initialized += 1
+
+def query_devices(*_):
+    raise LookupError("a defect of the second start")
+"""
+
+
+def test_a_portaudio_that_does_not_start_is_tried_again_and_a_defect_ends_the_node(start_node, tmp_path):
+    (tmp_path / "sounddevice.py").write_text(FAILING_SOUNDDEVICE)
+    node = start_node("microphone_node", {"retry_s": 0.1}, env={"PYTHONPATH": str(tmp_path)})
+    assert node.wait() == 1
+    assert "PortAudio does not start: no sound server" in node.output()
+    assert "Traceback" in node.output() and "a defect of the second start" in node.output()
 
 
 def test_capture_times_are_smooth_and_follow_the_device():

@@ -136,7 +136,7 @@ class CaptureClock:
 class SoundFile:
     """A sound file of any rate and channel count as mono float32 at ``rate`` Hz.
 
-    Raises TimarError where ``path`` is missing or no sound file.
+    Raises TimarError where ``path`` is missing or no sound file, and later where it breaks off.
     """
 
     BLOCK_S = 0.5
@@ -182,11 +182,21 @@ class SoundFile:
         resample = soxr.ResampleStream(source_rate, self.rate, 1, dtype="float32") if source_rate != self.rate else None
         block_frames = round(source_rate * self.BLOCK_S)
         while True:
-            block = self._file.read(block_frames, dtype="float32", always_2d=True).mean(axis=1)
+            block = self._read(block_frames).mean(axis=1)
             last = len(block) < block_frames
             yield resample.resample_chunk(block, last=last) if resample else block
             if last:
                 return
+
+    def _read(self, frames: int) -> np.ndarray:
+        begin_s = self._file.tell() / self._file.samplerate
+        try:
+            return self._file.read(frames, dtype="float32", always_2d=True)
+        except RuntimeError as error:  # soundfile's
+            raise TimarError(
+                f"{self.path} cannot be read beyond {begin_s:.1f} s ({error}); give a whole file, such as "
+                "`ffmpeg -i INPUT OUTPUT.wav` makes"
+            ) from error
 
     def close(self) -> None:
         self._file.close()

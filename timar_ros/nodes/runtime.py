@@ -32,10 +32,17 @@ LONGEST_FAREWELL = Duration(seconds=5.0)
 """How long a node waits at the end of its file or bag for those who have not heard it to the end."""
 
 _stop = threading.Event()
+_failures: list[Exception] = []
 
 
 def request_stop() -> None:
     """Let the running node end as on SIGINT (a file was played to its end); from any thread."""
+    _stop.set()
+
+
+def fail(error: Exception) -> None:
+    """Let the running node end with the error of a thread of its own; from any thread."""
+    _failures.append(error)
     _stop.set()
 
 
@@ -66,13 +73,14 @@ def run(
 ) -> int:
     """Spin the node of ``make_node()`` until SIGINT, SIGTERM or ``request_stop``; the exit code.
 
-    0 after a stop that was asked for. 1 after a TimarError, from the start, a callback or the close, with
-    its sentence on stderr. Any other exception is a defect and passes through with its traceback,
+    0 after a stop that was asked for. 1 after a TimarError, from the start, a callback, ``fail`` or the close,
+    with its sentence on stderr. Any other exception is a defect and passes through with its traceback,
     after the node was closed. A node may offer ``close()``, called once before ``destroy_node()``,
     while the context still lives; a lifecycle node is taken through its shutdown transition first.
     ``args`` as for ``rclpy.init`` (the process's own by default).
     """
     _stop.clear()
+    _failures.clear()
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = {s: signal.signal(s, lambda *_: _stop.set()) for s in signals}
     use_wheels_prefix()
@@ -87,6 +95,8 @@ def run(
         executor.add_node(node)
         while not _stop.is_set() and rclpy.ok():
             executor.spin_once(timeout_sec=SPIN_S)
+        if _failures:
+            raise _failures[0]
     except ExternalShutdownException:
         pass
     except TimarError as error:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from timar_ros.errors import TimarError
+from timar_ros.nodes import runtime
 
 
 class NoSoundDeviceError(TimarError):
@@ -24,7 +25,7 @@ class DeviceKeeper:
 
     Args:
         work: opens the device and works until `ending` is set or all is done; raises NoSoundDeviceError when it is not
-            there or goes.
+            there or goes. Any other error ends the node.
         wait_s: how long to wait then before it is tried again.
         tell: says a trouble; each once, not at every attempt.
         meanwhile: what to do while waiting, for so many s; returns early when `ending` is set.
@@ -72,6 +73,9 @@ class DeviceKeeper:
                 wait_s = self._wait_s()
                 self.tell(f"{error}; trying again every {wait_s:g} s")
                 self._meanwhile(wait_s)
+            except Exception as error:
+                runtime.fail(error)
+                return
 
 
 def open_stream(kind: str, device: str, **settings: Any) -> Any:
@@ -81,9 +85,7 @@ def open_stream(kind: str, device: str, **settings: Any) -> Any:
     to sounddevice. A ``samplerate`` of 0 is the device's own. Raises NoSoundDeviceError.
     """
     sounddevice = _sounddevice()
-    # PortAudio lists the devices once, when it starts: start it anew to see what was plugged in.
-    sounddevice._terminate()
-    sounddevice._initialize()
+    _start_anew(sounddevice)
     chosen = int(device) if device.isdecimal() else (device or None)
     try:
         info = sounddevice.query_devices(chosen, kind)
@@ -102,6 +104,16 @@ def open_stream(kind: str, device: str, **settings: Any) -> Any:
             f"the {kind} device {device or '(default)'!r} cannot be used: {error}; {_existing(sounddevice, kind)}"
         ) from error
     return stream
+
+
+def _start_anew(sounddevice: ModuleType) -> None:
+    """PortAudio lists the devices once, when it starts: to see what was plugged in since."""
+    try:
+        if sounddevice._initialized:  # not where the last start failed
+            sounddevice._terminate()
+        sounddevice._initialize()
+    except sounddevice.PortAudioError as error:
+        raise NoSoundDeviceError(f"PortAudio does not start: {error}; see whether the sound server runs") from error
 
 
 def _sounddevice() -> ModuleType:

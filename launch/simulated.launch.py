@@ -22,7 +22,8 @@ from timar_ros.stream.audio_messages import default_message_type
 
 SHARE = Path(get_package_share_directory("timar_ros"))
 
-# Both files begin at one instant, by when their nodes are known to those that listen.
+# Both files begin at one instant, by when their nodes are known to those that listen. Simulated time is not known here:
+# then each begins when it is heard.
 LEAD_S = 4.0
 
 
@@ -64,7 +65,7 @@ def _nodes(context) -> list:
         "ros_arguments": ["--log-level", value("log_level")],
     }
     nodes = []
-    start_at = time.time() + LEAD_S
+    start = {} if clock.get("use_sim_time") else {"start_at": time.time() + LEAD_S}
     audio_type = value("audio_message_type")
     if audio_type == "auto":
         audio_type = default_message_type()
@@ -78,7 +79,7 @@ def _nodes(context) -> list:
                 name=f"{party}_voice",
                 parameters=[
                     value("params_file"),
-                    clock | _text(file=file, message_type=audio_type) | {"start_at": start_at},
+                    clock | _text(file=file, message_type=audio_type) | start,
                 ],
                 remappings=[("microphone/audio", topic)],
                 **ours,

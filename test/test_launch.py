@@ -165,6 +165,14 @@ def test_arguments_that_are_not_given_leave_a_parameter_to_the_file(started, tmp
     assert MINE.items() <= parameters(head, "head").items()
 
 
+@pytest.mark.parametrize("simulated_time", ["true", "false"])
+def test_voices_begin_together_or_by_simulated_time_when_they_are_heard(started, simulated_time):
+    nodes = started("simulated.launch.py", use_sim_time=simulated_time)
+    told = [parameters(nodes["timar_ros", f"/{party}_voice"], f"{party}_voice") for party in ("self", "partner")]
+    assert told[0].get("start_at") == told[1].get("start_at")
+    assert ("start_at" in told[0]) == (simulated_time == "false")
+
+
 def test_arguments_that_are_given_win_over_the_file(started):
     numbers = {"lookahead_ms": "0", "temperature": "1", "intensity": "0.3", "hop_frames": "4"}
     others = {"autostart": "false", "use_sim_time": "true", "own_voice": "queued", "policy": "5"}

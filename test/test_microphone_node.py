@@ -1,6 +1,7 @@
 """The microphone node: sound files in real time, and microphones that are not there."""
 
 import importlib.util
+import itertools
 import signal
 
 import numpy as np
@@ -10,6 +11,9 @@ import soxr
 
 pytest.importorskip("rclpy")
 
+from builtin_interfaces.msg import Time
+from rcl_interfaces.srv import GetParameters
+from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Int16MultiArray
 
 from timar_ros.nodes.microphone_node import CaptureClock
@@ -65,6 +69,28 @@ def test_start_at_is_when_the_file_begins(graph, tmp_path):
     # The first packet is captured 10 ms after the start; how late one may come is the machine's affair.
     lateness = [(t - start_ns) / MS - 10.0 * (k + 1) for (t, _), k in zip(packets, numbers, strict=True)]
     assert -1.0 < min(lateness) < 50.0
+
+
+@pytest.mark.parametrize(("start_at", "first"), [(1030.0, 1000), (0.0, 1030)])
+def test_a_file_begins_by_simulated_time(graph, tmp_path, start_at, first):
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+    parameters = {"file": tmp_path / "noise.wav", "start_at": start_at, "use_sim_time": True}
+    node = graph.start_node("microphone_node", parameters)
+    packets = graph.collect(Int16MultiArray, "microphone/audio")
+    clock = graph.publisher(Clock, "/clock")
+    # An answer takes longer than a file that may begin.
+    graph.call(GetParameters, "/microphone/get_parameters", GetParameters.Request(names=["file"]))
+    assert "playing" not in node.output()
+    seconds = itertools.chain(range(first, 1030), itertools.repeat(1030))
+
+    def begun() -> bool:
+        clock.publish(Clock(clock=Time(sec=next(seconds))))
+        return "playing" in node.output()
+
+    graph.wait_until(begun, "the file to begin")
+    graph.wait_until(lambda: len(packets) >= 50, "packets")
+    assert ("start_at is in 1030 s by this node's clock" in node.output()) == (start_at > 0)
+    assert "left out" not in node.output()
 
 
 def test_what_should_have_been_heard_by_now_is_left_out(graph, tmp_path):

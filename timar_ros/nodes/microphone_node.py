@@ -102,6 +102,9 @@ PARAMETERS = (
 
 STALL_S = 2.0
 """A microphone that gives nothing for so long is taken to be gone."""
+LOOK_S = 0.01
+"""How often the clock, which may run at any rate, and the subscribers are looked at before a file begins."""
+LONG_WAIT_S = 10.0
 
 
 class CaptureClock:
@@ -280,11 +283,23 @@ class MicrophoneNode(Node):
         if self._settings.start_at > 0:
             start_ns = round(self._settings.start_at * 1e9)
             ahead_s = (start_ns - self.get_clock().now().nanoseconds) / 1e9
-            return None if ahead_s > 0 and self._ending.wait(ahead_s) else start_ns
-        while self._audio.get_subscription_count() < self._settings.wait_for_subscribers:
-            if self._ending.wait(0.01):
+            if ahead_s > LONG_WAIT_S:
+                self.get_logger().info(
+                    f"start_at is in {ahead_s:.0f} s by this node's clock; nothing is published before"
+                )
+            while ahead_s > 0:
+                if self._ending.wait(min(ahead_s, LOOK_S)):
+                    return None
+                ahead_s = (start_ns - self.get_clock().now().nanoseconds) / 1e9
+            return start_ns
+        # Simulated time is 0 until it was heard of.
+        while not self._heard_by_all() or not self.get_clock().now().nanoseconds:
+            if self._ending.wait(LOOK_S):
                 return None
         return self.get_clock().now().nanoseconds
+
+    def _heard_by_all(self) -> bool:
+        return self._audio.get_subscription_count() >= self._settings.wait_for_subscribers
 
     # --- a microphone --------------------------------------------------------------------------
 

@@ -12,12 +12,14 @@ from conftest import TIMEOUT_S, Graph, NodeProcess
 
 pytest.importorskip("rclpy")
 
+import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import QuaternionStamped
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
@@ -30,7 +32,7 @@ from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.model.checkpoint import save_policy
 from timar_ros.model.published_checkpoint import published_network, speech_config
 from timar_ros.motion.flame import FLAME_CHANNELS
-from timar_ros.nodes.head_node import PARAMETERS
+from timar_ros.nodes.head_node import PARAMETERS, HeadNode
 from timar_ros.robot.command_timing import NO_SOUND
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
@@ -338,6 +340,40 @@ def test_a_wrong_parameter_ends_the_node_with_a_sentence(start_node, parameters,
     assert head.wait(60) == 1
     assert sentence in head.output()
     assert "Traceback" not in head.output()
+
+
+@pytest.fixture
+def head_here():
+    """A head node of this process that nothing was asked of yet."""
+    rclpy.init(args=["--ros-args", "-p", "autostart:=false"])
+    head = HeadNode()
+    yield head
+    head.close()
+    head.destroy_node()
+    rclpy.shutdown()
+
+
+def endpoints(node) -> list[str]:
+    topics = [f"{type(end).__name__} {end.topic_name}" for end in (*node.publishers, *node.subscriptions)]
+    return sorted([*topics, *(service.srv_name for service in node.services), *("timer" for _ in node.timers)])
+
+
+@pytest.mark.parametrize("step", ["_warm_up", "_make_subscriptions", "_begin_conversation", "_fall_silent"])
+def test_a_defect_in_a_transition_is_logged_and_leaves_nothing_behind(head_here, monkeypatch, capfd, step):
+    monkeypatch.setattr(head_here, "_warm_up", lambda: 20.0)
+    before = endpoints(head_here)
+
+    def break_down(*_) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(head_here, step, break_down)
+        transitions = (head_here.trigger_configure, head_here.trigger_activate, head_here.trigger_deactivate)
+        assert any(change() != TransitionCallbackReturn.SUCCESS for change in transitions)
+    said = capfd.readouterr().err
+    assert "Traceback" in said and "RuntimeError: CUDA error: out of memory" in said
+    assert endpoints(head_here) == before
+    assert head_here.trigger_configure() == TransitionCallbackReturn.SUCCESS
 
 
 def test_parameters_are_described_and_checked_at_run_time(graph):

@@ -9,10 +9,13 @@ Times are ROS time in ns. A frame captured at t is due at t + playout_delay_ms, 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
 import threading
 import time
+import traceback
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +26,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import QuaternionStamped
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
@@ -71,6 +75,22 @@ KEPT_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
 
+Transition = Callable[["HeadNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _logged(transition: Transition) -> Transition:
+    """Have an error in a transition logged: rclpy keeps it to itself. `on_error` comes next."""
+
+    @functools.wraps(transition)
+    def logged(node: HeadNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.get_logger().error(str(error) if isinstance(error, TimarError) else traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+
+    return logged
+
 
 class HeadNode(LifecycleNode):
     """A managed node; see the module's docstring for its threads."""
@@ -78,6 +98,7 @@ class HeadNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("head")
         self._settings = declare(self, PARAMETERS, check=lookahead_refusal)
+        self._made = contextlib.ExitStack()  # gives back what was made of the node's
         self._hop_thread: threading.Thread | None = None
         self._failure: Exception | None = None
         if self._settings.autostart:
@@ -90,16 +111,14 @@ class HeadNode(LifecycleNode):
 
     # Lifecycle
 
+    @_logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            self._load()
-        except TimarError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
+        self._load()
         self._make_publishers()
         self._make_subscriptions()
         return TransitionCallbackReturn.SUCCESS
 
+    @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._begin_conversation()
         result = super().on_activate(state)
@@ -117,15 +136,25 @@ class HeadNode(LifecycleNode):
         )
         return result
 
+    @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_threads()
         self._fall_silent()  # before the publishers are told that they are inactive
         return super().on_deactivate(state)
 
+    @_logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
+        self._made.close()
         return TransitionCallbackReturn.SUCCESS
 
+    @_logged
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition failed midway: back to unconfigured, from where it can be tried again."""
+        self._stop_threads()
+        self._made.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    @_logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._hop_thread is not None:
             self.on_deactivate(state)
@@ -192,14 +221,24 @@ class HeadNode(LifecycleNode):
 
     def _make_publishers(self) -> None:
         self._body = Body(self, self._profile, self._settings, self._hop_frames, self._playout_delay_ns)
+        self._made.callback(self._body.destroy)
         self._speaking = {
-            party: self.create_lifecycle_publisher(Bool, f"{party}/is_speaking", LATCHED) for party in (SELF, PARTNER)
+            party: self._make_publisher(Bool, f"{party}/is_speaking", LATCHED) for party in (SELF, PARTNER)
         }
-        self._floors = self.create_lifecycle_publisher(String, "~/floor", LATCHED)
-        self._turns = self.create_lifecycle_publisher(String, "~/turns", 50)
-        self._facts = self.create_lifecycle_publisher(String, "~/conversation", LATCHED)
-        self._trace = self.create_lifecycle_publisher(UInt8MultiArray, "~/trace", KEPT_TRACE)
-        self._diagnostics = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._floors = self._make_publisher(String, "~/floor", LATCHED)
+        self._turns = self._make_publisher(String, "~/turns", 50)
+        self._facts = self._make_publisher(String, "~/conversation", LATCHED)
+        self._trace = self._make_publisher(UInt8MultiArray, "~/trace", KEPT_TRACE)
+        self._diagnostics = self._make_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def _make_publisher(self, message_type: type, topic: str, qos: QoSProfile | int) -> Publisher:
+        publisher = self.create_lifecycle_publisher(message_type, topic, qos)
+        self._made.callback(self.destroy_publisher, publisher)
+        return publisher
+
+    def _make_subscription(self, message_type: type, topic: str, take: Callable, qos: QoSProfile) -> None:
+        subscription = self.create_subscription(message_type, topic, take, qos)
+        self._made.callback(self.destroy_subscription, subscription)
 
     def _make_subscriptions(self) -> None:
         self._pairing = threading.Condition()
@@ -211,24 +250,21 @@ class HeadNode(LifecycleNode):
         self._voices = Voices(
             self, self._settings, self._message_type, self._playout_delay_ns, self._pair, self._body.mouth
         )
+        self._made.callback(self._voices.destroy)
         burst = QoSProfile(depth=BURST_DEPTH)
         self._decoders = {party: AudioDecoder(self._message_type, self._audio_format) for party in AUDIO_TOPICS}
-        self._inputs = []
         info_type = audio_message_type(self._message_type).info_type
         for party, topic in AUDIO_TOPICS.items():
             hear = self._hearer(party)
             bursts = party == SELF and self._voices.queued
-            self._inputs.append(self.create_subscription(self._message_class, topic, hear, burst if bursts else qos))
+            self._make_subscription(self._message_class, topic, hear, burst if bursts else qos)
             if info_type:
                 info_class = import_message_class(info_type)
-                self._inputs.append(
-                    self.create_subscription(info_class, f"{topic}_info", self._info_taker(party), LATCHED)
-                )
-        self._inputs += [
-            self.create_subscription(JointState, "partner/blendshapes", self._see_face, qos),
-            self.create_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos),
-        ]
-        self._clockwork = [self.create_timer(1.0, self._report), self.create_timer(0.05, self._watch)]
+                self._make_subscription(info_class, f"{topic}_info", self._info_taker(party), LATCHED)
+        self._make_subscription(JointState, "partner/blendshapes", self._see_face, qos)
+        self._make_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos)
+        for period_s, callback in ((1.0, self._report), (0.05, self._watch)):
+            self._made.callback(self.destroy_timer, self.create_timer(period_s, callback))
 
     def _begin_conversation(self) -> None:
         p = self._settings
@@ -241,23 +277,6 @@ class HeadNode(LifecycleNode):
         self._statistics = HopStatistics()
         self._said: dict[str, object] = {}
         self._only_silence = True
-
-    def _release(self) -> None:
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._voices.destroy()
-        for timer in self._clockwork:
-            self.destroy_timer(timer)
-        for publisher in (
-            *self._speaking.values(),
-            self._floors,
-            self._turns,
-            self._facts,
-            self._trace,
-            self._diagnostics,
-        ):
-            self.destroy_publisher(publisher)
-        self._body.destroy()
 
     def _stop_threads(self) -> None:
         if self._hop_thread is None:

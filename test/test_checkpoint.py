@@ -99,6 +99,7 @@ def test_weights_that_are_not_finite_are_refused(folder):
         ({"format": "timar_ros/9"}, "this version of timar_ros reads 'timar_ros/1'"),
         ({"channels": ["jawOpen"]}, "must list the 55 names"),
         ({"network": SMALL.to_dict() | {"blocks": 0}}, "a whole number from 1 to 64 is allowed"),
+        ({"network": SMALL.to_dict() | {"max_turn_frames": 12}}, "a whole number from 25 to 100 is allowed"),
         ({"network": SMALL.to_dict() | {"heads": 5}}, "must be an even whole number"),
         ({"network": {"width": 32}}, "lacks"),
         ({"network": 3}, "must be a mapping"),

@@ -16,7 +16,7 @@ _SIZES = {  # name: (least, most)
     "diffusion_width": (8, 4096),
     "diffusion_depth": (1, 16),
     "window_frames": (25, 2000),
-    "max_turn_frames": (1, 100),
+    "max_turn_frames": (25, 100),
     "sampling_steps": (2, 1000),
     "max_lookahead_frames": (0, 25),
 }
@@ -32,7 +32,7 @@ class NetworkConfig:
         width, blocks, heads: of the backbone.
         diffusion_width, diffusion_depth: of the diffusion head.
         window_frames: how many frames before the open turn's start are remembered.
-        max_turn_frames: the longest turn.
+        max_turn_frames: the longest turn that it can be given; conversations are cut into turns of up to 25.
         sampling_steps: diffusion steps at a draw.
         max_lookahead_frames: the own voice may run ahead of everything else by so many frames, as a synthesiser's
             does, and the network is told by how many. 0: it is never told.

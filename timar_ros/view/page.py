@@ -12,6 +12,7 @@ import html
 import io
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -99,7 +100,8 @@ class Page:
         gui = self._server.gui
         self._paused = False
         self._pause_button = gui.add_button("Pause the head", order=0.0, color="blue")
-        self._pause_button.on_click(lambda _: self._asked.put(lambda: pause(not self._paused)))
+        # What the button says when it is pressed is asked for, whatever is known by the time that it is answered.
+        self._pause_button.on_click(lambda _: self._asked.put(partial(pause, not self._paused)))
         self._intensity = gui.add_slider("Intensity", 0.0, 1.5, 0.05, 1.0, order=1.0)
 
         # Also called by our own `set_intensity`, which comes without a client and must not be asked for again.

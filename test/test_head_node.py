@@ -233,6 +233,7 @@ def test_diagnostics_hold_latency_deadlines_inputs_and_device(heard):
     assert 100 < float(latency["rss_mb"]) < 900
     assert int(statuses["head: audio self"]["packets"]) > 900
     assert statuses["head: policy"]["device"] in ("cpu", "cuda:0", "cuda")
+    assert {s.hardware_id for _, m in heard["/diagnostics"] for s in m.status} == {"/head"}
 
 
 def test_the_lifecycle_is_managed_and_deactivation_halts_and_silences(graph):

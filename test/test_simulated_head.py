@@ -48,6 +48,13 @@ def figures(diagnostics):
     return {}
 
 
+def test_its_diagnostics_tell_which_of_several_robots_it_is(graph):
+    graph.start_node("simulated_head", None, "-r", "__ns:=/robot2")
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.wait_until(lambda: diagnostics, "diagnostics")
+    assert [status.hardware_id for status in diagnostics[0][1].status] == ["/robot2/simulated_head"]
+
+
 def test_moves_as_commanded_within_the_limits(graph):
     head = graph.start_node("simulated_head")
     states = graph.collect(JointState, "joint_states")

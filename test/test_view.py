@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic_bag
+import viser
 from conftest import NodeProcess, nodes_with
 from PIL import Image
 
@@ -162,6 +163,20 @@ def test_a_page_that_cannot_be_served_or_shown_is_refused_with_a_sentence(tmp_pa
     )
     with pytest.raises(TimarError, match="package nowhere was not found"):
         Page(source, "127.0.0.1", 0, wrong)
+
+
+def test_what_the_button_says_when_it_is_pressed_is_asked_for(monkeypatch):
+    pressed, asked = [], []
+    monkeypatch.setattr(viser.GuiButtonHandle, "on_click", lambda _button, press: pressed.append(press))
+    page = Page(live([0.0]), port=0)
+    try:
+        page.add_live_controls(asked.append, lambda _: None)
+        pressed[0](None)
+        page.set_paused(True)  # by somebody else, before the press is answered
+        page.update()
+    finally:
+        page.close()
+    assert asked == [True]
 
 
 @pytest.mark.parametrize(
@@ -461,11 +476,15 @@ def test_a_running_graph_is_seen_and_can_be_paused(graph, look):
     graph.publisher(Bool, "partner/is_speaking", latched).publish(Bool(data=True))
     graph.publisher(String, "head/floor", latched).publish(String(data="partner"))
     figures = {f"latency_ms_p{p}": v for p, v in ((50, "24.4"), (95, "31"), (99, "40"))}
-    status = DiagnosticStatus(name="head: latency", values=[KeyValue(key=k, value=v) for k, v in figures.items()])
-    graph.publisher(DiagnosticArray, "/diagnostics").publish(DiagnosticArray(status=[status]))
+    diagnostics = graph.publisher(DiagnosticArray, "/diagnostics")
+    for head, told in {"/robot2/head": {"paused": "True"}, "/head": figures}.items():
+        values = [KeyValue(key=k, value=v) for k, v in told.items()]
+        status = DiagnosticStatus(name="head: latency", hardware_id=head, values=values)
+        diagnostics.publish(DiagnosticArray(status=[status]))
     looker.wait_until(lambda: "partner speaks" in looker.text("#talk"), "the partner's voice")
     looker.wait_until(lambda: "floor: partner" in looker.text("#talk"), "the floor")
     looker.wait_until(lambda: "latency 24 / 31 / 40 ms" in looker.text("#health"), "the latency")
+    assert button.filter(has_text="Pause the head").is_visible(), "another robot's head is paused"
     assert "self not known" in looker.text("#talk")
     muting = graph.publisher(Bool, "partner/is_muted", latched)
     muting.publish(Bool(data=True))

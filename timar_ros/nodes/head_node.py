@@ -465,7 +465,7 @@ class HeadNode(LifecycleNode):
                 level=_LEVELS[int(bad)],
                 name=f"head: {name}",
                 message=said,
-                hardware_id=self._profile.name,
+                hardware_id=self.get_fully_qualified_name(),
                 values=pairs,
             )
             message.status.append(status)

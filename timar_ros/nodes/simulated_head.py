@@ -212,7 +212,7 @@ class SimulatedHead(Node):
             level=DiagnosticStatus.WARN if new_faults else DiagnosticStatus.OK,
             name="simulated_head: commands",
             message=self._summary(new_faults),
-            hardware_id="simulated_head",
+            hardware_id=self.get_fully_qualified_name(),
             values=[KeyValue(key=k, value=v) for k, v in self._figures().items()],
         )
         message = DiagnosticArray(status=[status])

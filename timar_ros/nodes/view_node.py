@@ -47,7 +47,7 @@ ANSWER_S = 3.0
 
 
 class ViewNode(Node):
-    """Wires the graph to a `Page`; the head node is expected as `head` in this node's namespace."""
+    """Wires the graph to a `Page`; expects `head` and, of a simulated robot, `simulated_head` in its namespace."""
 
     def __init__(self) -> None:
         super().__init__("view")
@@ -68,7 +68,9 @@ class ViewNode(Node):
         subscribe(String, "head/floor", self._take_floor, LATCHED)
         subscribe(DiagnosticArray, "/diagnostics", self._take_diagnostics, 10)
         subscribe(ParameterEvent, "/parameter_events", self._take_parameters, 100)
-        self._head = f"{self.get_namespace().rstrip('/')}/head"
+        namespace = self.get_namespace().rstrip("/")
+        self._head = f"{namespace}/head"
+        self._shown = (self._head, f"{namespace}/simulated_head")
         self._pause = self.create_client(SetBool, "head/pause")
         self._parameters = AsyncParameterClient(self, "head")
         self._intensity_known = False
@@ -120,6 +122,8 @@ class ViewNode(Node):
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
+            if status.hardware_id not in self._shown:  # another robot's
+                continue
             values = {pair.key: pair.value for pair in status.values}
             self._source.diagnostics(status.name, status.level != DiagnosticStatus.OK, status.message, values)
             if "paused" in values:  # by whomever

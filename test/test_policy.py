@@ -46,6 +46,8 @@ def small_policy() -> Policy:
     with torch.no_grad():
         network.motion_scale.uniform_(0.1, 0.5)
         network.motion_mean.uniform_(0.2, 0.4)
+        network.partner_scale.uniform_(0.1, 0.5)
+        network.partner_mean.uniform_(0.2, 0.4)
         network.motion_kept[1:].uniform_(0.5, 1.0)
         network.motion_step[1:].uniform_(0.1, 1.0)
         network.nod_course[1:].normal_()
@@ -124,7 +126,7 @@ def whole_pass(
         own_given=frame < new.start,
         basis=basis,
         lag=lag,
-        partner_motion=network.normalise(torch.from_numpy(faces[None].astype(np.float32))),
+        partner_motion=network.normalise_partner(torch.from_numpy(faces[None].astype(np.float32))),
         partner_seen=seen,
         turn_place=frame - starts,
         nod_place=torch.tensor([[sum(f - n + 1 for n in nods if 0 <= f - n < NOD_FRAMES) for f in range(count)]]),
@@ -334,7 +336,7 @@ def test_what_a_tracker_does_not_tell_of_a_face_stands_at_its_mean():
     frames = conversation(2)
     policy = small_policy()
     partly = np.full(len(CHANNELS), np.nan, np.float32)
-    mean = policy.network.motion_mean.numpy()
+    mean = policy.network.partner_mean.numpy()
     motions = [
         IncrementalPolicy(policy, "cpu", 5, SAMPLING).step(
             [Frame(f.index, f.stamp_ns, f.own, f.partner, True, True, face) for f in frames], []

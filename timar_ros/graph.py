@@ -32,7 +32,7 @@ def _end_with_parent() -> None:
 
 
 class Graph:
-    """The demo's processes, shut off from any other ROS graph; leaving the context stops them.
+    """Processes of nodes, shut off from any other ROS graph; leaving the context stops them.
 
     For the main thread: the processes end with the thread that started them.
     """

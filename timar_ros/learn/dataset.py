@@ -170,6 +170,13 @@ def _turns(kept: Path, voices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _segmentation() -> bytes:
     """What turns are found by, in a few bytes: the code, and the weights of the network in it."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("turns.py", "floor.py", "speaking.py", "speech_evidence.py", "speech_evidence.npz"):
+    for name in (
+        "turns.py",
+        "floor.py",
+        "speaking.py",
+        "voice_activity.py",
+        "speech_evidence.py",
+        "speech_evidence.npz",
+    ):
         digest.update(Path(turns.__file__).with_name(name).read_bytes())
     return digest.digest()

@@ -1,7 +1,8 @@
 """What a policy has to be better than: motion that hears nothing, or loudness alone, or that made the data.
 
-A rival stands wherever a policy's name does (`timar evaluate --policy mine still noise`). Like a policy it knows
-people, those of all the conversations at hand, but not which of them it stands for; of a single conversation, its one.
+A rival stands wherever a policy's name does (`timar evaluate --policy mine still noise`). Like a policy most know
+people, those of all the conversations at hand, but not which of them they stand for; of a single conversation, its one.
+The behaviour model knows the dialogue and its answers, and the person, too, unless a stranger takes the place.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ RIVALS = {
     NOISE: "noise with the mean, the spectrum and the channels' coherence of the true people's motion",
     ENERGY_JAW: "a still head whose jaw follows the log energy of the own voice, without delay",
     BEHAVIOUR: "of a generated dialogue: the behaviour model that made it, drawn anew",
-    STRANGER: "the same with another person in that place, who speaks and answers alike: nobody who does not know the "
-    "person comes nearer",
+    STRANGER: "the same with another person in that place, who says and answers the same",
 }
 MODELLED = (BEHAVIOUR, STRANGER)
 SEEDED = (NOISE, *MODELLED)

@@ -155,18 +155,26 @@ def whole_pass(
     return drawn
 
 
-@settings(deadline=None, max_examples=10)
-@given(st.lists(st.tuples(st.integers(1, 25), st.integers(0, 6)), min_size=5, max_size=9), st.randoms())
-def test_every_hop_equals_one_pass_over_the_whole_conversation(turns, random):
-    """However turns fall and however late they are known, also when old frames have left the window."""
+LATE_TURNS = st.tuples(st.integers(1, 25), st.integers(0, 6))
+
+
+def known_late(turns: list[tuple[int, int]]) -> tuple[list[int], dict[int, int]]:
+    """Starts of turns, and the conversation's end, of (length, frames until it is known); and `known` for `play`."""
     starts = np.cumsum([0, *(length for length, _ in turns)]).tolist()
-    count = starts[-1]
     late = dict(zip(starts[1:-1], (frames for _, frames in turns), strict=False))
     # A turn is known before the one after it begins, and before the turn that it ends has grown too long.
     ends = dict(zip(starts, starts[1:], strict=False))
     begins = dict(zip(starts[1:], starts, strict=False))
     known = {s: min(s + d, ends[s] - 1, begins[s] + 24) for s, d in late.items()}
-    known = {s: max(k, s) for s, k in known.items()}
+    return starts, {s: max(k, s) for s, k in known.items()}
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(LATE_TURNS, min_size=5, max_size=9), st.randoms())
+def test_every_hop_equals_one_pass_over_the_whole_conversation(turns, random):
+    """However turns fall and however late they are known, also when old frames have left the window."""
+    starts, known = known_late(turns)
+    count = starts[-1]
     policy, frames, nods = small_policy(), conversation(count), []
     motion = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING), frames, [1] * count, known, nods)
     for frame in (count - 1, count // 2, random.randrange(count)):
@@ -253,6 +261,29 @@ def test_one_conversation_of_a_batch_can_begin_anew():
     assert np.array_equal(again[1], first[1])
     whole = play(IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING), frames, [20, 10], {24: 24})
     assert np.abs(again[0] - whole[20:]).max() < 1e-4
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(LATE_TURNS, min_size=1, max_size=9), st.sampled_from([1, 2, 3, 5, 25]), st.randoms())
+def test_every_pass_has_a_graph_made_before_the_conversation(turns, hop_frames, random):
+    """On CUDA passes are padded to shapes that were captured; here the same shapes run on the CPU."""
+    starts, known = known_late(turns)
+    frames, hops, left = conversation(starts[-1]), [], starts[-1]
+    while left:  # now and then hops were late and are made up for together
+        hops.append(min(left, hop_frames * random.choice([1, 1, 1, random.randint(1, 25 // hop_frames)])))
+        left -= hops[-1]
+    policy = small_policy()
+    wanted = play(IncrementalPolicy(policy, "cpu", 5, SAMPLING, hop_frames=hop_frames), frames, hops, known)
+    padded = IncrementalPolicy(policy, "cpu", 5, SAMPLING, hop_frames=hop_frames)
+    batch = padded._batch
+    run, captured = batch._runner, batch._graphs()
+
+    def replay(shape, packed):
+        assert shape in captured
+        return run(shape, packed)
+
+    batch._by_graphs, batch._runner = True, replay
+    assert np.abs(play(padded, frames, hops, known) - wanted).max() < 1e-4
 
 
 def test_when_the_gpus_memory_runs_out_the_head_goes_on_on_the_cpu(monkeypatch):

@@ -46,7 +46,7 @@ from timar_ros.stream.sampling import Sampling
 from timar_ros.stream.turn_memory import NEVER, Turn, TurnMemory
 from timar_ros.stream.turns import TurnBoundary
 
-# On CUDA a pass is padded to a multiple of so many frames, so that few graphs do; the CPU computes no padding.
+# On CUDA a usual pass is padded to a multiple of so many frames, so that few graphs do; the CPU computes no padding.
 CUDA_FRAMES_STEP = 5
 _PADDING = 2.0**30
 
@@ -134,7 +134,7 @@ class PolicyBatch(OnDevice):
         device: "auto", "cuda" or "cpu".
         sampling: how motion is drawn; the policy folder's settings when None.
         precision: see model/precision.py.
-        hop_frames: the usual number of frames in a hop; for it CUDA graphs are captured.
+        hop_frames: the usual number of frames in a hop; on CUDA longer ones are all padded to the longest.
         lookahead_frames: by how many frames the own voice that `step` is given runs ahead of everything else.
     """
 
@@ -259,11 +259,7 @@ class PolicyBatch(OnDevice):
 
     def _pass(self, groups: list[list[Turn]]) -> list[np.ndarray]:
         """Draw the new motion of each group's last turn and keep the turns before it as closed."""
-        frames = max(sum(turn.frames for turn in group) for group in groups)
-        draws = max(group[-1].frames - group[-1].drawn if group else 0 for group in groups)
-        if self.device.type == "cuda":
-            frames = -(-frames // CUDA_FRAMES_STEP) * CUDA_FRAMES_STEP
-        shape = PassShape(frames, draws, any(len(group) > 1 for group in groups), self._must_mask(groups, frames))
+        shape = self._shape(groups)
         packed = self._packed(shape, groups)
         drawn = self._or_on_cpu(lambda: self._runner(shape, packed))
         motion = []
@@ -280,9 +276,33 @@ class PolicyBatch(OnDevice):
                 self._memory.frames[stream, turn.numbers % self._memory.ring] = turn.numbers
         return motion
 
+    def _shape(self, groups: list[list[Turn]]) -> PassShape:
+        frames = max(sum(turn.frames for turn in group) for group in groups)
+        draws = max(group[-1].frames - group[-1].drawn if group else 0 for group in groups)
+        closes = any(len(group) > 1 for group in groups)
+        if self._by_graphs:
+            return self._padded(frames, draws, closes)
+        return PassShape(frames, draws, closes, self._must_mask(groups, frames))
+
+    def _padded(self, frames: int, draws: int, closes: bool) -> PassShape:
+        """The least shape with a graph that such a pass fits in."""
+        longest, hop = self._config.max_turn_frames, self._hop_frames
+        if draws > hop or frames > longest + hop:  # hops that were late and are made up for together
+            return PassShape(2 * longest, longest, closes=True, masked=True)
+        frames = min(-(-frames // CUDA_FRAMES_STEP) * CUDA_FRAMES_STEP, 2 * longest)
+        return PassShape(frames, hop, closes, masked=True)
+
+    def _graphs(self) -> set[PassShape]:
+        """Every shape that `_padded` gives: a pass has at most the open turn, of the longest, and the hop."""
+        longest, hop = self._config.max_turn_frames, self._hop_frames
+        usual = {
+            self._padded(frames, hop, closes) for frames in range(1, longest + hop + 1) for closes in (False, True)
+        }
+        return usual | {self._padded(2 * longest, longest, closes=True)}
+
     def _must_mask(self, groups: list[list[Turn]], frames: int) -> bool:
-        """Whether a mask would hide anything; on CUDA there is one always, so that fewer graphs do."""
-        if self.device.type == "cuda" or any(len(group) != 1 or group[0].frames != frames for group in groups):
+        """Whether a mask would hide anything."""
+        if any(len(group) != 1 or group[0].frames != frames for group in groups):
             return True
         first = np.array([[turn.first_frame] for (turn,) in groups])
         return bool((self._memory.frames < first - self._config.window_frames).any())
@@ -433,17 +453,14 @@ class PolicyBatch(OnDevice):
             self.sampling.spreads(self._config.max_turn_frames + 1, self._lookahead_frames)
         ).to(device)
         self._runner = StepRunner(self._advance, device)
-        if device.type == "cuda":
+        self._by_graphs = device.type == "cuda"
+        if self._by_graphs:
             self._capture()
 
     @torch.inference_mode()
     def _capture(self) -> None:
-        """Graphs of every pass of a usual hop."""
-        longest, hop = self._config.max_turn_frames, self._hop_frames
-        for frames in range(CUDA_FRAMES_STEP, longest + hop + CUDA_FRAMES_STEP, CUDA_FRAMES_STEP):
-            for closes in (False, True):
-                shape = PassShape(frames, hop, closes, masked=True)
-                self._runner.capture(shape, self._packing(shape).size)
+        for shape in sorted(self._graphs()):
+            self._runner.capture(shape, self._packing(shape).size)
 
 
 class IncrementalPolicy:

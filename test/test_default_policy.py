@@ -8,6 +8,7 @@ import torch
 
 from timar_ros.model.checkpoint import Policy, load_policy
 from timar_ros.model.network import TimarNetwork
+from timar_ros.rates import SAMPLE_RATE
 from timar_ros.replay.behaviour_metrics import frame_energy
 from timar_ros.replay.hearing import JAW, check_hearing
 from timar_ros.replay.offline import hear, move
@@ -48,6 +49,16 @@ def test_when_the_voices_change_places_the_lips_go_with_the_own_one():
     with_own, with_partner = jaw_correlations(load_policy("default"), partner, own)
     assert with_own > 0.4
     assert with_partner < 0.15
+
+
+@pytest.mark.parametrize("lookahead_frames", [0, 3])
+def test_the_mouth_rests_while_a_synthesiser_is_silent_to_the_last_bit(lookahead_frames):
+    _, partner = demo_voices()
+    partner = partner[: 12 * SAMPLE_RATE]
+    listener = IncrementalPolicy(load_policy("default"), "cpu", lookahead_frames=lookahead_frames)
+    jaw = move(listener, hear(np.zeros_like(partner), partner))[50:, JAW]
+    assert jaw.mean() < 0.06
+    assert np.abs(np.diff(jaw)).mean() < 0.004
 
 
 def test_with_its_weights_shuffled_nothing_sensible_is_left():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, MEL_BANDS, log_mel
+from timar_ros.model.features import CONTEXT_SAMPLES, FEATURES_PER_FRAME, MEL_BANDS, NOISE_FLOOR, log_mel, over_noise
 from timar_ros.rates import FRAME_SAMPLES
 
 
@@ -37,6 +37,24 @@ def test_silence_is_finite_and_low_and_level_is_kept():
     assert torch.isfinite(silence).all()
     assert silence.max() < quiet.min() < loud.max()
     assert float((loud - quiet).mean()) == pytest.approx(2 * np.log(10) / 5, rel=0.05)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=6), st.integers(0, 10**9), st.data())
+def test_the_noise_under_a_voice_is_faint_the_same_however_it_is_cut_and_only_where_it_is_heard(heard, first, data):
+    heard = np.array(heard).T
+    frames = heard.shape[1]
+    voices = np.random.default_rng(1).standard_normal((2, frames * FRAME_SAMPLES)).astype(np.float32)
+    whole, cut = over_noise(voices, heard, first), data.draw(st.integers(1, frames - 1))
+    parts = [
+        over_noise(
+            voices[:, part.start * FRAME_SAMPLES : part.stop * FRAME_SAMPLES], heard[:, part], first + part.start
+        )
+        for part in (slice(0, cut), slice(cut, frames))
+    ]
+    assert np.array_equal(np.concatenate(parts, axis=1), whole) and whole.dtype == np.float32
+    added = (whole - voices).reshape(2, frames, FRAME_SAMPLES)
+    assert not added[~heard].any()
+    assert added[heard].std(axis=-1) == pytest.approx(NOISE_FLOOR, rel=0.2)
 
 
 @pytest.mark.parametrize("hz", [200, 1000, 3000])

@@ -14,7 +14,7 @@ from timar_ros.learn.window_attention import by_tokens, may_attend
 from timar_ros.model import diffusion
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
-from timar_ros.model.features import CONTEXT_SAMPLES, log_mel
+from timar_ros.model.features import CONTEXT_SAMPLES, log_mel, over_noise
 from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
@@ -103,6 +103,8 @@ def whole_pass(
     """Motion of the frames `new` drawn in one pass over all frames up to them, the motion before as given."""
     network, count = policy.network, new.stop
     voices = np.stack([np.concatenate([getattr(f, party) for f in frames[:count]]) for party in ("own", "partner")])
+    heard = np.array([[f.own_heard for f in frames[:count]], [f.partner_heard for f in frames[:count]]])
+    voices = over_noise(voices, heard, 0)
     features = log_mel(torch.from_numpy(np.pad(voices, ((0, 0), (CONTEXT_SAMPLES, 0)))))
     speech = network.speech_encoder(features)[0][:, None]
     seen = torch.tensor([[f.partner_motion is not None for f in frames[:count]]])
@@ -284,6 +286,20 @@ def test_every_pass_has_a_graph_made_before_the_conversation(turns, hop_frames, 
 
     batch._by_graphs, batch._runner = True, replay
     assert np.abs(play(padded, frames, hops, known) - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize("hops", [[2] * 40, [1] * 80, [25, 25, 25, 5]])
+def test_an_own_voice_that_is_not_heard_for_half_a_second_is_silent_and_not_missing(hops):
+    """From frame 20 on it is not heard, for twelve frames a gap amid what may be speech."""
+    silence, known = np.zeros(FRAME_SAMPLES, np.float32), {start: start for start in range(25, 80, 25)}
+    gone = [replace(f, own=silence, own_heard=False) if f.index >= 20 else f for f in conversation(80)]
+
+    def with_silence_from(first):
+        frames = [replace(frame, own_heard=True) if frame.index >= first else frame for frame in gone]
+        return play(IncrementalPolicy(small_policy(), "cpu", 5), frames, hops, known)
+
+    assert np.array_equal(with_silence_from(80), with_silence_from(32))
+    assert not np.array_equal(with_silence_from(32), with_silence_from(20))
 
 
 def test_when_the_gpus_memory_runs_out_the_head_goes_on_on_the_cpu(monkeypatch):

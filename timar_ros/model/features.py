@@ -30,6 +30,10 @@ LOG_FLOOR = 1e-6
 LOG_OFFSET = 7.0
 LOG_SCALE = 5.0
 
+# What lies under a voice that is heard, rms; the same again after so many frames.
+NOISE_FLOOR = 10.0 ** (-85 / 20)
+_NOISE_FRAMES = 97
+
 
 def _hz_to_mel(hz: np.ndarray | float) -> np.ndarray | float:
     """HTK's mel scale."""
@@ -50,6 +54,28 @@ def mel_filterbank() -> Tensor:
 @functools.cache
 def _window() -> Tensor:
     return torch.hann_window(WINDOW_SAMPLES, periodic=False)
+
+
+@functools.cache
+def _noise() -> np.ndarray:
+    """[2, _NOISE_FRAMES, 640] float32."""
+    noise = np.random.default_rng(0).standard_normal((2, _NOISE_FRAMES, FRAME_SAMPLES), np.float32)
+    return noise * np.float32(NOISE_FLOOR)
+
+
+def over_noise(voices: np.ndarray, heard: np.ndarray, first_frame: int) -> np.ndarray:
+    """Both voices over a faint noise wherever they are heard.
+
+    A network learns from voices as microphones give them (learn/augment.py): silence to the last bit is a voice that is
+    missing, whose party may be speaking. A synthesiser's voice is such between its words, and is not missing.
+
+    Args:
+        voices: [2, 640 * frames] float32.
+        heard: [2, frames] bool.
+        first_frame: number of the first frame, by which each has the same noise however they are cut into hops.
+    """
+    numbers = (first_frame + np.arange(heard.shape[1])) % _NOISE_FRAMES
+    return voices + (_noise()[:, numbers] * heard[..., None]).reshape(voices.shape)
 
 
 def log_mel(samples: Tensor) -> Tensor:

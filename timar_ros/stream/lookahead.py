@@ -21,8 +21,8 @@ LEAD_SPARED_MS = 20.0
 def lips_lead_ms(lookahead_frames: int) -> float:
     """How much earlier the head is to show what belongs to a sound than the sound is played, ms.
 
-    People open their mouths 120 ms ahead of the sound. The bundled policy does 10 ms ahead of the frame that it moves
-    in, 60 ms with three frames of look-ahead and 70 ms with four (docs/decisions.md).
+    People open their mouths 120 ms ahead of the sound. The bundled policy does 20 ms ahead of the frame that it moves
+    in, 50 ms with one frame of look-ahead and 70 ms with two and more (docs/decisions.md).
     """
     return max(0.0, LIPS_LEAD_MS - LEAD_SPARED_MS * lookahead_frames)
 

@@ -28,6 +28,7 @@ from timar_ros.model.features import (
     OVERLAP_SAMPLES,
     beside_means,
     frame_spectra,
+    over_noise,
 )
 from timar_ros.model.network import (
     NOD_FRAMES,
@@ -49,6 +50,9 @@ from timar_ros.stream.turns import TurnBoundary
 # On CUDA a usual pass is padded to a multiple of so many frames, so that few graphs do; the CPU computes no padding.
 CUDA_FRAMES_STEP = 5
 _PADDING = 2.0**30
+
+# An own voice that is not heard for longer is silent, not missing: many synthesisers send nothing between sentences.
+SILENT_AFTER_FRAMES = 12
 
 
 class PassShape(NamedTuple):
@@ -84,6 +88,7 @@ class _Stream:
 
     def reset(self) -> None:
         self.open: Turn | None = None
+        self.own_missing = SILENT_AFTER_FRAMES  # frames since the own voice was heard
         self.next_frame: int | None = None
         self.heard_from: int | None = None  # the hop's first frame
         self.heard: dict[str, np.ndarray] = {}  # of the hop's frames, see `FrameInputs`
@@ -103,6 +108,14 @@ class _Stream:
         self._samples, self._means = samples[:, -OVERLAP_SAMPLES:], means[:, -FRAMES_BEFORE:]
         heard, self._kept = self._speech_encoder(beside_means(spectra, means[:, :-1]), self._kept)
         return heard.numpy()
+
+    def heard_parties(self, frames: Sequence[Frame]) -> np.ndarray:
+        """[2, frames] bool: whether the own voice counts as heard, and whether the partner's does."""
+        heard = np.array([[frame.own_heard for frame in frames], [frame.partner_heard for frame in frames]])
+        for i, own in enumerate(heard[0].tolist()):
+            self.own_missing = 0 if own else self.own_missing + 1
+            heard[0, i] = own or self.own_missing > SILENT_AFTER_FRAMES
+        return heard
 
     def remember(self, motion: np.ndarray) -> None:
         known = motion if self.last_motion is None else np.concatenate([self.last_motion, motion])
@@ -238,7 +251,8 @@ class PolicyBatch(OnDevice):
 
     def _heard(self, state: _Stream, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
         voices = np.stack([np.concatenate([getattr(f, party) for f in frames]) for party in ("own", "partner")])
-        own_speech, partner_speech = state.hear(voices)
+        heard = state.heard_parties(frames)
+        own_speech, partner_speech = state.hear(over_noise(voices, heard, frames[0].index))
         seen = np.array([frame.partner_motion is not None for frame in frames])
         partner_motion = np.zeros((len(frames), self._config.motion_dim), np.float32)
         for i in np.flatnonzero(seen):
@@ -248,8 +262,8 @@ class PolicyBatch(OnDevice):
         return {
             "own_speech": own_speech,
             "partner_speech": partner_speech,
-            "own_heard": np.array([frame.own_heard for frame in frames]),
-            "partner_heard": np.array([frame.partner_heard for frame in frames]),
+            "own_heard": heard[0],
+            "partner_heard": heard[1],
             "partner_motion": partner_motion,
             "partner_seen": seen,
             "nod_place": state.nod_place(np.array([frame.index for frame in frames])),

@@ -122,8 +122,8 @@ def whole_pass(
     inputs = FrameInputs(
         own_speech=speech[0],
         partner_speech=speech[1],
-        own_heard=torch.tensor([[f.own_heard for f in frames[:count]]]),
-        partner_heard=torch.tensor([[f.partner_heard for f in frames[:count]]]),
+        own_heard=torch.from_numpy(heard[:1]),
+        partner_heard=torch.from_numpy(heard[1:]),
         own_motion=given,
         own_given=frame < new.start,
         basis=basis,

@@ -26,6 +26,7 @@ from timar_ros.stream.floor import Floor, FloorTracker, PartyState, floor_of_spe
 from timar_ros.stream.turns import TurnSegmenter
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
+MORE_DIALOGUES = DIALOGUES.with_name("turns")
 PARTIES = ("self", "partner")
 SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 
@@ -116,8 +117,9 @@ def test_the_running_floor_keeps_a_bounded_past():
 
 @cache
 def dialogue(number):
-    voices = [soundfile.read(DIALOGUES / f"dialogue_{number}_{party}.ogg", dtype="float32")[0] for party in PARTIES]
-    speech = json.loads((DIALOGUES / f"dialogue_{number}.json").read_text())["speech"]
+    folder = DIALOGUES if number < 6 else MORE_DIALOGUES
+    voices = [soundfile.read(folder / f"dialogue_{number}_{party}.ogg", dtype="float32")[0] for party in PARTIES]
+    speech = json.loads((folder / f"dialogue_{number}.json").read_text())["speech"]
     return voices, [speech[party] for party in PARTIES]
 
 
@@ -244,14 +246,14 @@ def test_noise_is_10_db_below_the_active_level():
 
 
 def noises(kind, number):
-    """Noise of level 1 for both channels of a dialogue; babble is eight of the other ten voices."""
+    """Noise of level 1 for both channels of a dialogue; babble is eight of the other dialogues' voices."""
     voices, _ = dialogue(number)
     for party, voice in enumerate(voices):
         seed = 2 * number + party
         if kind == "music":
             yield music(len(voice), seed)
             continue
-        others = [v for n in range(6) if n != number for v in zip(*dialogue(n), strict=True)]
+        others = [v for n in range(18) if n != number for v in zip(*dialogue(n), strict=True)]
         chosen = np.random.default_rng(seed).permutation(len(others))[:8]
         yield babble([others[i] for i in chosen], len(voice), seed)
 
@@ -263,7 +265,7 @@ def noises(kind, number):
 )
 def test_turns_of_generated_dialogues_are_found(kind, f1, capsys):
     scores = TurnScores()
-    for number in range(6):
+    for number in range(18):
         voices, speech = dialogue(number)
         if kind != "clean":
             voices = [
@@ -274,6 +276,6 @@ def test_turns_of_generated_dialogues_are_found(kind, f1, capsys):
     with capsys.disabled():
         print(f"\nfloor boundaries, {kind}: {scores}")
     assert scores.f1 >= f1
-    if kind != "babble":  # in which more than one start in twenty is missed
+    assert scores.end_delay_p95_s <= 0.350
+    if kind != "babble":  # in which more than one start in twenty is told later
         assert scores.start_delay_p95_s <= 0.200
-        assert scores.end_delay_p95_s <= 0.350

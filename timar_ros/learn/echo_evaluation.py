@@ -282,7 +282,7 @@ def _hear(canceller: Canceller, own: np.ndarray, microphone: np.ndarray) -> _Hea
         took.append(1000 * (time.perf_counter() - start))
         spent += time.thread_time() - cpu
         detector(own[frame], cleaned[-1])
-        told.append(detector.partner.now.speaking)
+        told.append(detector.partner.told)
     share = spent * SAMPLE_RATE / len(microphone)
     return _Heard(np.array(told), np.concatenate(cleaned), share, np.array(took))
 

@@ -1,12 +1,11 @@
 """Trains the network of `timar_ros.stream.speech_evidence`.
 
-    python -m timar_ros.learn.speech_evidence_training DATA FEATURES [--dialogues 128] [--out FILE]
-        [--units 96 128 96] [--start FILE [--keep 0.25]]
+    python -m timar_ros.learn.speech_evidence_training DATA [DATA ...] --features DIR [--start FILE] [--out FILE]
 
-DATA: a folder of generated dialogues (`timar generate`). Both voices are heard as they are, in babble
-of the other dialogues' voices and in music, with the room, the other party's leakage, the channel's
-colour and its level varied, so that the network learns what stands out, not what flite sounds like.
-FEATURES: a folder for what is computed from that; what it holds already is used again.
+DATA: folders of generated dialogues (`timar generate`), from which equally much is learned. Both
+voices are heard as they are, in babble of the other dialogues' voices and in music, with the room,
+the other party's leakage, the channel's colour and its level varied, so that the network learns what
+stands out, not what a synthesiser sounds like. What is computed from that is kept in DIR, and used again.
 """
 
 from __future__ import annotations
@@ -23,32 +22,40 @@ from timar_ros.errors import TimarError
 from timar_ros.learn.turn_evaluation import Intervals, babble, music, speech_level, with_noise
 from timar_ros.rates import SAMPLE_RATE
 from timar_ros.stream import speech_evidence
+from timar_ros.stream.floor import joined
 from timar_ros.stream.speech_evidence import (
+    CHUNK_S,
     FEATURES,
     NOW_DELAY_CHUNKS,
     SURE_DELAY_CHUNKS,
+    TOLD_END_S,
+    TOLD_START_S,
     SpeechFeatures,
 )
 from timar_ros.stream.voice_activity import CHUNK_SAMPLES
 
-UNITS = (96, 128, 96)
+UNITS = (160, 192, 128)
 """Of the inputs' layer, of the layer that hears one party, and of the one that knows both."""
 BATCH, STRETCH_CHUNKS = 20, 400
 BLOCK = 8
-PEAK_LEARNING_RATE, WARM_UP = 4e-3, 0.3
-PEAK_LEARNING_RATE_FROM_START, WARM_UP_FROM_START = 2.5e-3, 0.06
+PEAK_LEARNING_RATE, WARM_UP = 4e-3, 0.2
+PEAK_LEARNING_RATE_FROM_START, WARM_UP_FROM_START = 2e-3, 0.06
 CHANGE_CHUNKS, CHANGE_WEIGHT = 6, 2.0
 """Chunks so near a change of speech weigh so much: a turn begins or ends with it."""
+NOW_WEIGHT = 0.5
+"""What is judged at once is but a first sign."""
+TOLD_LATE_S, TOLD_LATE_WEIGHT = 0.3, 3.0
+"""What is told so shortly after it should have changed weighs so much."""
 BABBLERS, SNR_DB = (3, 17), (7.0, 10.0, 10.0, 10.0, 14.0, 20.0)
-VARIANTS = ("clean", "babble", "babble", "music")
-DROPOUT = (0.2, 0.2)
-"""Of the features and of what the first layer says. With 0 and 0.1 the babble of the examples is learned by heart."""
-VARIANT_SHARES = (0.14, 0.33, 0.33, 0.2)
+VARIANTS = ("clean", "babble", "babble", "music", "babble", "babble")
+VARIANT_SHARES = (0.13, 0.18, 0.18, 0.15, 0.18, 0.18)
 """How often each of them is learned from: babble has most to teach."""
+DROPOUT = (0.1, 0.1)
+"""Of the features and of what the first layer says."""
 
 Voice = tuple[np.ndarray, Intervals]
-Example = tuple[np.ndarray, np.ndarray]
-"""A dialogue as heard: features float16 [2, chunks, FEATURES], shares of speech float32 [2, chunks]."""
+Example = tuple[np.ndarray, tuple[Intervals, Intervals]]
+"""A dialogue as heard: features float16 [2, chunks, FEATURES], intervals of both parties' speech in s."""
 
 
 def load_dialogues(folder: Path) -> list[tuple[Voice, Voice]]:
@@ -107,22 +114,20 @@ def heard(dialogues: list[tuple[Voice, Voice]], number: int, party: int, kind: s
     return (sound * 10.0 ** (random.uniform(-18.0, 3.0) / 20.0)).astype(np.float32)
 
 
-def features_and_truth(
+def examples_of(
     dialogues: list[tuple[Voice, Voice]], numbers: Iterable[int], variants: Sequence[str] = VARIANTS
 ) -> list[Example]:
     """An example of each of the dialogues `numbers` in each variant; all are computed side by side."""
-    sounds, speech = [], []
-    for number in numbers:
-        for seed, kind in enumerate(variants):
-            for party in (0, 1):
-                sounds.append(heard(dialogues, number, party, kind, seed))
-                speech.append(dialogues[number][party][1])
-    features = _features(sounds)
-    truths = [_shares_of_speech(intervals, len(part)) for intervals, part in zip(speech, features, strict=True)]
+    heard_as = [(number, seed, kind) for number in numbers for seed, kind in enumerate(variants)]
+    features = _features([heard(dialogues, n, party, kind, seed) for n, seed, kind in heard_as for party in (0, 1)])
     return [
-        (np.stack(features[first : first + 2]), np.stack(truths[first : first + 2]))
-        for first in range(0, len(features), 2)
+        (np.stack(features[2 * place : 2 * place + 2]), _speech_of(dialogues[number]))
+        for place, (number, _, _) in enumerate(heard_as)
     ]
+
+
+def _speech_of(dialogue: tuple[Voice, Voice]) -> tuple[Intervals, Intervals]:
+    return dialogue[0][1], dialogue[1][1]
 
 
 def _features(sounds: list[np.ndarray]) -> list[np.ndarray]:
@@ -139,10 +144,60 @@ def _features(sounds: list[np.ndarray]) -> list[np.ndarray]:
     return [part[:count] for part, count in zip(features, chunks, strict=True)]
 
 
-def _silence(chunks: int) -> Example:
-    """Two channels in which nothing is heard."""
-    features = _features([np.zeros(chunks * CHUNK_SAMPLES, dtype=np.float32)] * 2)
-    return np.stack(features), np.zeros((2, chunks), dtype=np.float32)
+def prepare(dialogues: list[tuple[Voice, Voice]], folder: Path) -> list[Example]:
+    """Examples of the dialogues; kept in `folder` in blocks of 8, and read from there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    examples: list[Example] = []
+    for first in range(0, len(dialogues), BLOCK):
+        numbers = range(first, min(first + BLOCK, len(dialogues)))
+        path = folder / f"{first:04d}.npz"
+        if not path.exists():
+            features = [each for each, _ in examples_of(dialogues, numbers)]
+            with path.with_suffix(".part").open("wb") as file:
+                np.savez(file, n=[each.shape[1] for each in features], f=np.concatenate(features, axis=1))
+            path.with_suffix(".part").rename(path)
+            print(f"{path} is done", flush=True)
+        with np.load(path) as file:
+            features = np.split(file["f"], np.cumsum(file["n"])[:-1], axis=1)
+        speech = [_speech_of(dialogues[number]) for number in numbers for _ in VARIANTS]
+        examples += zip(features, speech, strict=True)
+    return examples
+
+
+def targets_of(speech: Intervals, chunks: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the network is to say of a party, and how much each of it weighs: float32 [chunks, 3] both."""
+    shares = _shares_of_speech(speech, chunks)
+    near_change = np.ones(chunks, dtype=np.float32)
+    for change in np.flatnonzero(np.diff(shares >= 0.5)) + 1:
+        near_change[max(change - CHANGE_CHUNKS, 0) : change + CHANGE_CHUNKS] = CHANGE_WEIGHT
+    told, told_weight = _told(speech, chunks)
+    wanted = [_delayed(shares, NOW_DELAY_CHUNKS), _delayed(shares, SURE_DELAY_CHUNKS), told]
+    weights = [
+        NOW_WEIGHT * _delayed(near_change, NOW_DELAY_CHUNKS),
+        _delayed(near_change, SURE_DELAY_CHUNKS),
+        told_weight,
+    ]
+    return np.stack(wanted, axis=1), np.stack(weights, axis=1)
+
+
+def _told(speech: Intervals, chunks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a party is to be told to speak when a chunk ends, and its weight: 0 while either will do."""
+    ends_s = CHUNK_S * np.arange(1, chunks + 1)
+    told, weight = np.zeros(chunks, dtype=np.float32), np.ones(chunks, dtype=np.float32)
+    talks = joined(speech)
+    following = [*(start for start, _ in talks), np.inf][1:]
+    for (start, end), next_start in zip(talks, following, strict=True):
+        on, off = start + TOLD_START_S, end + TOLD_END_S
+
+        def within(after: float, before: float) -> np.ndarray:
+            return (ends_s >= after) & (ends_s < before)
+
+        told[within(on, off)] = 1.0
+        weight[within(start, on) | within(end, min(off, next_start + TOLD_START_S))] = 0.0
+        weight[within(on, min(on + TOLD_LATE_S, end)) | within(off, min(off + TOLD_LATE_S, next_start))] = (
+            TOLD_LATE_WEIGHT
+        )
+    return told, weight
 
 
 def _shares_of_speech(intervals: Intervals, chunks: int) -> np.ndarray:
@@ -152,42 +207,21 @@ def _shares_of_speech(intervals: Intervals, chunks: int) -> np.ndarray:
     return speaking.reshape(-1, CHUNK_SAMPLES).mean(axis=1)
 
 
-def prepare(dialogues: list[tuple[Voice, Voice]], most: int, folder: Path) -> list[Example]:
-    """Examples of the first `most` dialogues, to the end of a block of 8; kept in `folder`, and read from there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    examples: list[Example] = []
-    for first in range(0, min(most, len(dialogues)), BLOCK):
-        path = folder / f"{first:04d}.npz"
-        if not path.exists():
-            block = features_and_truth(dialogues, range(first, min(first + BLOCK, len(dialogues))))
-            features, truths = zip(*((f[party], t[party]) for f, t in block for party in (0, 1)), strict=True)
-            with path.with_suffix(".part").open("wb") as file:
-                np.savez(file, n=[len(t) for t in truths], f=np.concatenate(features), t=np.concatenate(truths))
-            path.with_suffix(".part").rename(path)
-            print(f"{path} is done", flush=True)
-        with np.load(path) as file:
-            ends = np.cumsum(file["n"])[:-1]
-            features, truths = np.split(file["f"], ends), np.split(file["t"], ends)
-        for place in range(0, len(features), 2):
-            examples.append((np.stack(features[place : place + 2]), np.stack(truths[place : place + 2])))
-    return examples
+def _delayed(values: np.ndarray, chunks: int) -> np.ndarray:
+    return np.concatenate([np.repeat(values[:1], chunks), values[:-chunks]])
 
 
 def train(
-    examples: list[Example],
-    steps: int = 1500,
+    folders: Sequence[Sequence[Example]],
+    steps: int = 5000,
     seed: int = 0,
     units: Sequence[int] = UNITS,
     start: dict[str, np.ndarray] | None = None,
-    dropout: Sequence[float] = DROPOUT,
-    learning_rate: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Weights of `EvidenceNetwork`, by cross entropy on stretches of the examples.
 
-    examples: as `prepare` gives them, in the order of `VARIANTS`.
-    start: weights to go on from, of as many units or fewer; those added say nothing at first.
-    dropout: of the features and of what the first layer says.
-    learning_rate: at its peak; None: higher without a start than with one.
+    folders: as `prepare` gives each of them, in the order of `VARIANTS`; all weigh the same.
+    start: weights of as many units to go on from, at a lower learning rate.
     A third of the stretches begin where the recording begins, as a conversation does. In a fifth the
     other party comes from another dialogue or is not heard at all: who talks must not follow from the
     other's turns alone.
@@ -197,27 +231,21 @@ def train(
 
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    network = _network(units, dropout)
+    network = _network(units)
     peak, warm_up = PEAK_LEARNING_RATE, WARM_UP
     if start is not None:
-        _take_over(network, start)
+        network.take(start)
         peak, warm_up = PEAK_LEARNING_RATE_FROM_START, WARM_UP_FROM_START
-    peak = learning_rate or peak
     optimiser = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=warm_up)
-    shares = np.append(np.resize(VARIANT_SHARES, len(examples)), 0.0)
-    shares /= shares.sum()
-    examples = [*examples, _silence(2 * STRETCH_CHUNKS)]
-    targets, weights = (
-        [
-            np.stack([_delayed(values, NOW_DELAY_CHUNKS), _delayed(values, SURE_DELAY_CHUNKS)], axis=2)
-            for values in of_all
-        ]
-        for of_all in ([truth for _, truth in examples], [_change_weights(truth) for _, truth in examples])
-    )
+    until = np.cumsum(np.concatenate([np.resize(VARIANT_SHARES, len(of_one)) / len(of_one) for of_one in folders]))
+    examples = [*(example for of_one in folders for example in of_one), _silence(2 * STRETCH_CHUNKS)]
+    silence = len(examples) - 1
+    targets = [[targets_of(speech, features.shape[1]) for speech in of_both] for features, of_both in examples]
 
     def draw_stretch(party: int, silent: float = 0.0) -> tuple[int, int, slice]:
-        number = len(examples) - 1 if random.random() < silent else int(random.choice(len(examples), p=shares))
+        heard_one = int(np.searchsorted(until, until[-1] * random.random(), side="right"))
+        number = silence if random.random() < silent else heard_one
         last = examples[number][0].shape[1] - STRETCH_CHUNKS
         start = 0 if random.random() < 0.3 else int(random.integers(last))
         return number, party, slice(start, start + STRETCH_CHUNKS)
@@ -231,8 +259,8 @@ def train(
             stretches += [(number, party, part), other]
         inputs = np.stack([examples[n][0][party, part] for n, party, part in stretches]).astype(np.float32)
         wanted, weight = (
-            torch.from_numpy(np.stack([values[n][party, part] for n, party, part in stretches]))
-            for values in (targets, weights)
+            torch.from_numpy(np.stack([targets[n][party][which][part] for n, party, part in stretches]))
+            for which in (0, 1)
         )
         loss = binary_cross_entropy_with_logits(network(torch.from_numpy(inputs)), wanted, weight)
         optimiser.zero_grad()
@@ -246,9 +274,15 @@ def train(
     return network.eval().weights()
 
 
-def _network(units: Sequence[int], dropout: Sequence[float]):
+def _silence(chunks: int) -> Example:
+    """Two channels in which nothing is heard."""
+    features = _features([np.zeros(chunks * CHUNK_SAMPLES, dtype=np.float32)] * 2)
+    return np.stack(features), ((), ())
+
+
+def _network(units: Sequence[int]):
     """`EvidenceNetwork` in torch, of so many units: features [2 * pairs, chunks, FEATURES], the parties of a pair
-    one after the other, to log odds [2 * pairs, chunks, 2]."""
+    one after the other, to log odds [2 * pairs, chunks, 3]."""
     import torch
 
     inputs, alone, both = units
@@ -259,8 +293,8 @@ def _network(units: Sequence[int], dropout: Sequence[float]):
             self.input = torch.nn.Linear(FEATURES, inputs)
             self.alone = torch.nn.GRU(inputs, alone, batch_first=True)
             self.both = torch.nn.GRU(2 * alone, both, batch_first=True)
-            self.out = torch.nn.Linear(both, 2)
-            self.dropouts = torch.nn.ModuleList(torch.nn.Dropout(share) for share in dropout)
+            self.out = torch.nn.Linear(both, 3)
+            self.dropouts = torch.nn.ModuleList(torch.nn.Dropout(share) for share in DROPOUT)
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             own = self.alone(torch.relu(self.input(self.dropouts[0](features))))[0]
@@ -268,92 +302,51 @@ def _network(units: Sequence[int], dropout: Sequence[float]):
             return self.out(self.both(self.dropouts[1](torch.cat([own, other], dim=2)))[0])
 
         def weights(self) -> dict[str, np.ndarray]:
-            tensors = {"input_weight": self.input.weight.T, "input_bias": self.input.bias}
+            return {name: tensor.detach().numpy().T.copy() for name, tensor in self._by_name().items()}
+
+        def take(self, weights: dict[str, np.ndarray]) -> None:
+            with torch.no_grad():
+                for name, tensor in self._by_name().items():
+                    given = torch.from_numpy(weights[name].T)
+                    if given.shape != tensor.shape:
+                        raise TimarError(
+                            f"--start: {name} is {[*given.shape]}, expected {[*tensor.shape]}; "
+                            "give --units as those weights were made with"
+                        )
+                    tensor.copy_(given)
+
+        def _by_name(self) -> dict[str, torch.Tensor]:
+            """Parameters as `EvidenceNetwork` names them, which multiplies from the other side."""
+            tensors = {"input_weight": self.input.weight, "input_bias": self.input.bias}
             for name, unit in (("alone", self.alone), ("both", self.both)):
                 tensors |= {
-                    f"{name}_given_weight": unit.weight_ih_l0.T,
+                    f"{name}_given_weight": unit.weight_ih_l0,
                     f"{name}_given_bias": unit.bias_ih_l0,
-                    f"{name}_state_weight": unit.weight_hh_l0.T,
+                    f"{name}_state_weight": unit.weight_hh_l0,
                     f"{name}_state_bias": unit.bias_hh_l0,
                 }
-            tensors |= {"out_weight": self.out.weight.T, "out_bias": self.out.bias}
-            return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+            return tensors | {"out_weight": self.out.weight, "out_bias": self.out.bias}
 
     return Network()
-
-
-def _take_over(network, start: dict[str, np.ndarray]) -> None:
-    """Set the first units of each layer to those of `start`; the others reach neither them nor what is said."""
-    import torch
-
-    old_inputs, old_alone, old_both = (
-        len(start[name]) for name in ("input_bias", "alone_state_weight", "both_state_weight")
-    )
-    alone = network.alone.hidden_size
-    heard = {"alone": np.arange(old_inputs), "both": np.r_[:old_alone, alone : alone + old_alone]}
-    with torch.no_grad():
-        network.input.weight[:old_inputs] = torch.from_numpy(start["input_weight"].T)
-        network.input.bias[:old_inputs] = torch.from_numpy(start["input_bias"])
-        for name, old in (("alone", old_alone), ("both", old_both)):
-            unit = getattr(network, name)
-            rows = np.concatenate([np.arange(old) + gate * unit.hidden_size for gate in range(3)])
-            for part, weight, bias, columns in (
-                ("given", unit.weight_ih_l0, unit.bias_ih_l0, heard[name]),
-                ("state", unit.weight_hh_l0, unit.bias_hh_l0, np.arange(old)),
-            ):
-                weight[rows] = 0.0
-                weight[np.ix_(rows, columns)] = torch.from_numpy(start[f"{name}_{part}_weight"].T)
-                bias[rows] = torch.from_numpy(start[f"{name}_{part}_bias"])
-        network.out.weight.zero_()
-        network.out.weight[:, :old_both] = torch.from_numpy(start["out_weight"].T)
-        network.out.bias.copy_(torch.from_numpy(start["out_bias"]))
-
-
-def _delayed(values: np.ndarray, chunks: int) -> np.ndarray:
-    return np.concatenate([np.repeat(values[:, :1], chunks, axis=1), values[:, :-chunks]], axis=1)
-
-
-def _change_weights(truth: np.ndarray) -> np.ndarray:
-    """Of each chunk, float32 [2, chunks]: `CHANGE_WEIGHT` near a change of speech, 1 elsewhere."""
-    weights = np.ones_like(truth)
-    for row, speaking in zip(weights, truth >= 0.5, strict=True):
-        for change in np.flatnonzero(speaking[1:] != speaking[:-1]) + 1:
-            row[max(change - CHANGE_CHUNKS, 0) : change + CHANGE_CHUNKS] = CHANGE_WEIGHT
-    return weights
 
 
 def main() -> None:
     """Train on a folder and write the weights where the running code reads them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="generated dialogues; all of them speak in the babble")
-    parser.add_argument("features", type=Path, help="a folder for features")
-    parser.add_argument("--dialogues", type=int, default=128, help="train on so many of them (128)")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--units", type=int, nargs=3, default=UNITS, help="of the three layers (96 128 96)")
-    parser.add_argument("--start", type=Path, help="go on from the weights in this file, of as many units or fewer")
+    parser.add_argument("data", type=Path, nargs="+", help="generated dialogues; all of a folder speak in its babble")
+    parser.add_argument("--features", type=Path, required=True, help="a folder for features")
+    parser.add_argument("--steps", type=int, default=5000, help="of 20 stretches of 13 s (5000)")
+    parser.add_argument("--units", type=int, nargs=3, default=UNITS, help="of the three layers (160 192 128)")
+    parser.add_argument("--start", type=Path, help="go on from the weights in this file")
     default = Path(speech_evidence.__file__).with_name(speech_evidence.WEIGHTS_FILE)
-    parser.add_argument("--keep", type=float, default=0.0, help="the start's share in the mean that is written (0)")
-    parser.add_argument("--dropout", type=float, nargs=2, default=DROPOUT, help="of features, of the first layer")
-    parser.add_argument("--learning-rate", type=float, help="at its peak")
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
-    examples = prepare(load_dialogues(arguments.data), arguments.dialogues, arguments.features)
+    folders = [prepare(load_dialogues(folder), arguments.features / folder.name) for folder in arguments.data]
     start = None
     if arguments.start is not None:
         with np.load(arguments.start) as file:
             start = dict(file)
-    weights = train(
-        examples,
-        arguments.steps,
-        units=arguments.units,
-        start=start,
-        dropout=arguments.dropout,
-        learning_rate=arguments.learning_rate,
-    )
-    if start is not None and arguments.keep:
-        # Halfway between two networks of which one grew from the other less is learned by heart.
-        weights = {name: (1.0 - arguments.keep) * new + arguments.keep * start[name] for name, new in weights.items()}
-    np.savez(arguments.out, **weights)
+    np.savez(arguments.out, **train(folders, arguments.steps, units=arguments.units, start=start))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,8 @@ from timar_ros.stream.voice_activity import CHUNK_SAMPLES
 class Thresholds(NamedTuple):
     """What it takes to decide. Evidence is a sum of log odds over chunks of 32 ms."""
 
-    silent_bias: float
-    """Added to the log odds of each chunk while silent."""
-    speaking_bias: float
-    """The same while speaking: below the other, ends are told sooner and starts no later."""
+    bias: float
+    """Added to the log odds of each chunk."""
     log_odds_max: float
     """The most that one chunk can say."""
     evidence_to_start: float
@@ -36,8 +34,8 @@ class Thresholds(NamedTuple):
 
 
 # Found by random search on generated dialogues other than the tests'.
-QUICK = Thresholds(0.0, -1.2, 2.0, 1.0, 0.5, 12.0, 0.02, 0.04)
-SURE = Thresholds(-0.3, -0.3, 5.0, 12.0, 12.0, 40.0, 0.0, 0.0)
+QUICK = Thresholds(0.0, 2.0, 1.0, 0.5, 12.0, 0.02, 0.04)
+SURE = Thresholds(-0.3, 5.0, 12.0, 12.0, 40.0, 0.0, 0.0)
 
 
 CHUNKS_AROUND = 2
@@ -81,7 +79,7 @@ class Decision:
         """Take in the evidence of the chunk that ends there."""
         limits = self._thresholds
         self._judged_to = end_sample
-        log_odds += limits.speaking_bias if self.speaking else limits.silent_bias
+        log_odds += limits.bias
         probability = 1.0 / (1.0 + math.exp(-min(max(log_odds, -30.0), 30.0)))
         around = [*self._before, probability]
         self._before = around[1:]
@@ -114,9 +112,10 @@ class Decision:
 
 
 class PartySpeaking:
-    """Whether one party speaks: quickly (`now`), and more surely but later (`sure`).
+    """Whether one party speaks: as it is told, and for turns, which are set back anyway, decided twice from log odds.
 
-    The first is for whoever reacts at once; the second for turns, which are set back anyway.
+    `sure` decides them, later; `now` is the first sign that it may. What is told comes of a judgement of its own: the
+    network has learned how long a pause has to last.
     """
 
     def __init__(self) -> None:
@@ -128,6 +127,8 @@ class PartySpeaking:
         """As if new: silent, nothing heard."""
         self.now.reset()
         self.sure.reset()
+        self.told = False
+        """For whoever reacts at once; pauses shorter than `JOINED_PAUSE_S` count as speech."""
         self.probability = 0.0
         """Of speech in the newest chunks judged; in [0, 1]."""
 
@@ -145,8 +146,9 @@ class PartySpeaking:
         """Whether there is hardly a doubt about the newest chunks."""
         return not 0.02 < self.probability < 0.98
 
-    def judge(self, end_sample: int, now: float, then: float) -> None:
-        """Take in both log odds of the chunk that ends there."""
+    def judge(self, end_sample: int, now: float, then: float, told: float) -> None:
+        """Take in the log odds of `SpeechEvidence` for the chunk that ends there."""
+        self.told = told > 0.0
         self.probability = 1.0 / (1.0 + math.exp(-now))
         self.now.judge(end_sample - NOW_DELAY_CHUNKS * CHUNK_SAMPLES, now)
         self.sure.judge(end_sample - SURE_DELAY_CHUNKS * CHUNK_SAMPLES, then)
@@ -168,5 +170,5 @@ class SpeakingDetector:
     def __call__(self, own: np.ndarray, partner: np.ndarray) -> None:
         """Take in the next samples of both voices (float32 [n] each, 16 kHz mono)."""
         for end_sample, log_odds in self._evidence(own, partner):
-            for party, (now, then) in zip((self.own, self.partner), log_odds.tolist(), strict=True):
-                party.judge(end_sample, now, then)
+            for party, judged in zip((self.own, self.partner), log_odds.tolist(), strict=True):
+                party.judge(end_sample, *judged)

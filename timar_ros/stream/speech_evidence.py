@@ -38,6 +38,11 @@ FEATURES = 7 + BANDS + 2 * SILERO_STATE
 NOW_DELAY_CHUNKS = 1
 SURE_DELAY_CHUNKS = 7
 """Whether somebody spoke is judged with so much of what came after: at once, and for turns."""
+TOLD_START_S, TOLD_END_S = 0.11, 0.26
+"""A party is to be told to speak from so long after a start of speech until so long after an end.
+
+An end that comes any sooner would be told of a pause which `floor.JOINED_PAUSE_S` joins.
+"""
 
 WEIGHTS_FILE = "speech_evidence.npz"
 
@@ -160,8 +165,8 @@ class SpeechEvidence:
     def __call__(self, own: np.ndarray, partner: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """Of each chunk completed by these samples of both voices (float32 [n] each, 16 kHz mono).
 
-        `(end_sample, log odds [2, 2])`: of own speech and of the partner's `NOW_DELAY_CHUNKS` ago,
-        and, judged better, `SURE_DELAY_CHUNKS` ago.
+        `(end_sample, log odds [2, 3])`, of the own party and the partner: of speech `NOW_DELAY_CHUNKS`
+        ago; judged better, `SURE_DELAY_CHUNKS` ago; and that the party is to be told to speak.
         """
         chunks = (cut(samples) for cut, samples in zip(self._chunks, (own, partner), strict=True))
         evidence = []
@@ -188,7 +193,7 @@ class EvidenceNetwork:
         self._both.reset()
 
     def __call__(self, own: np.ndarray, partner: np.ndarray) -> np.ndarray:
-        """Log odds [2 parties, 2] after the next chunk's features [FEATURES] of each."""
+        """Log odds [2 parties, 3] after the next chunk's features [FEATURES] of each."""
         w = self._weights
         inputs = np.maximum(np.stack([own, partner]) @ w["input_weight"] + w["input_bias"], 0.0)
         alone = self._alone(inputs)

@@ -96,8 +96,8 @@ class TurnSegmenter:
         changes = self._tracker.step(self._frames * FRAME_SAMPLES, *states)
         self._changes.extend((_frame(sample), floor) for sample, floor in changes)
         return TurnUpdate(
-            own_speaking=own_voice.now.speaking,
-            partner_speaking=partner_voice.now.speaking,
+            own_speaking=own_voice.told,
+            partner_speaking=partner_voice.told,
             own_probability=own_voice.probability,
             partner_probability=partner_voice.probability,
             floor=self._tracker.floor,

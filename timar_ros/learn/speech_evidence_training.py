@@ -331,7 +331,7 @@ def _network(units: Sequence[int]):
 
 
 def main() -> None:
-    """Train on a folder and write the weights where the running code reads them."""
+    """Train on folders and write the weights where the running code reads them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="+", help="generated dialogues; all of a folder speak in its babble")
     parser.add_argument("--features", type=Path, required=True, help="a folder for features")

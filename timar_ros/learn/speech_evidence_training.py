@@ -186,12 +186,12 @@ def _told(speech: Intervals, chunks: int) -> tuple[np.ndarray, np.ndarray]:
     told, weight = np.zeros(chunks, dtype=np.float32), np.ones(chunks, dtype=np.float32)
     talks = joined(speech)
     following = [*(start for start, _ in talks), np.inf][1:]
+
+    def within(after: float, before: float) -> np.ndarray:
+        return (ends_s >= after) & (ends_s < before)
+
     for (start, end), next_start in zip(talks, following, strict=True):
         on, off = start + TOLD_START_S, end + TOLD_END_S
-
-        def within(after: float, before: float) -> np.ndarray:
-            return (ends_s >= after) & (ends_s < before)
-
         told[within(on, off)] = 1.0
         weight[within(start, on) | within(end, min(off, next_start + TOLD_START_S))] = 0.0
         weight[within(on, min(on + TOLD_LATE_S, end)) | within(off, min(off + TOLD_LATE_S, next_start))] = (

@@ -241,13 +241,17 @@ def _not_finite(objective: Objective) -> tuple[torch.Tensor, dict[str, torch.Ten
 
 def test_a_step_that_is_interrupted_is_completed():
     done = []
-    with pytest.raises(KeyboardInterrupt):
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            done.append("first")
-        done.append("next")
-    assert done == ["first"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+                done.append("first")
+            done.append("next")
+        assert done == ["first"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_wanders_again_and_again_and_resumed_gives_the_same(data, tmp_path):

@@ -27,6 +27,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 def _end_with_parent() -> None:
     """Have this process interrupted when the one that started it ends in whatever way: nobody else would stop it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, and inherited so, where a script starts us with &
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 

@@ -55,7 +55,7 @@ FIRST_WORKER_TAKES = timedelta(hours=12)
 # How a new policy draws, until that is set in its folder's config.yaml.
 SAMPLING = Sampling(
     head_temperature=1.1, eyes_temperature=1.3, mouth_temperature=0.0, head_return_per_s=0.3, mouth_gain=1.1,
-    mouth_spread_frames=1.0, nod_threshold=0.15,
+    mouth_spread_frames=0.5, nod_threshold=0.15,
 )  # fmt: skip
 
 

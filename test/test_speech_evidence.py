@@ -22,6 +22,7 @@ from timar_ros.learn.speech_evidence_training import (
 )
 from timar_ros.learn.turn_evaluation import babble, decision_delays
 from timar_ros.rates import FRAME_SAMPLES
+from timar_ros.stream.speaking import PartySpeaking
 from timar_ros.stream.speech_evidence import FEATURES, SURE_DELAY_CHUNKS, EvidenceNetwork, SpeechEvidence
 from timar_ros.stream.voice_activity import CHUNK_SAMPLES, SileroVoiceActivity
 
@@ -182,6 +183,25 @@ def test_either_will_do_shortly_after_a_change_and_late_is_worse():
     assert np.array_equal(weight == 0.0, ((ends_s >= 1.0) & (ends_s < 1.11)) | ((ends_s >= 2.0) & (ends_s < 2.26)))
     assert np.all(weight[(ends_s >= 1.11) & (ends_s < 1.4)] > weight[0])
     assert np.all(weight[(ends_s >= 2.26) & (ends_s < 2.5)] > weight[0])
+
+
+def test_a_late_start_weighs_what_is_asked_for_and_nothing_else_changes():
+    (wanted, weights), (same, more) = (targets_of([(1.0, 2.0)], 150, weight) for weight in (4.0, 8.0))
+    ends_s = 0.032 * np.arange(1, 151)
+    late = np.zeros_like(weights, dtype=bool)
+    late[:, 2] = (ends_s >= 1.11) & (ends_s < 1.41)
+    assert np.array_equal(wanted, same)
+    assert np.array_equal(weights != more, late)
+    assert set(weights[late]) == {4.0} and set(more[late]) == {8.0}
+
+
+def test_a_start_is_told_on_less_than_an_end_but_not_just_after_one():
+    party = PartySpeaking()
+    told = []
+    for number, log_odds in enumerate([-0.4, -0.2, -0.1, *[-0.2] * 8, 0.1, -0.1, 0.1]):
+        party.judge((number + 1) * CHUNK_SAMPLES, 0.0, 0.0, log_odds)
+        told.append(party.told)
+    assert told == [False, True, False, *[False] * 7, True, True, False, True]
 
 
 def test_features_once_computed_are_used_again(dialogues, tmp_path):

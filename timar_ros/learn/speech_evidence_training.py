@@ -44,8 +44,8 @@ CHANGE_CHUNKS, CHANGE_WEIGHT = 6, 2.0
 """Chunks so near a change of speech weigh so much: a turn begins or ends with it."""
 NOW_WEIGHT = 0.5
 """What is judged at once is but a first sign."""
-TOLD_LATE_S, TOLD_LATE_WEIGHT = 0.3, 3.0
-"""What is told so shortly after it should have changed weighs so much."""
+TOLD_LATE_S, START_LATE_WEIGHT, END_LATE_WEIGHT = 0.3, 10.0, 3.0
+"""What is told weighs so much, so shortly after it should have changed: a start is more urgent."""
 BABBLERS, SNR_DB = (3, 17), (7.0, 10.0, 10.0, 10.0, 14.0, 20.0)
 VARIANTS = ("clean", "babble", "babble", "music", "babble", "babble")
 VARIANT_SHARES = (0.13, 0.18, 0.18, 0.15, 0.18, 0.18)
@@ -164,13 +164,15 @@ def prepare(dialogues: list[tuple[Voice, Voice]], folder: Path) -> list[Example]
     return examples
 
 
-def targets_of(speech: Intervals, chunks: int) -> tuple[np.ndarray, np.ndarray]:
+def targets_of(
+    speech: Intervals, chunks: int, start_late_weight: float = START_LATE_WEIGHT
+) -> tuple[np.ndarray, np.ndarray]:
     """What the network is to say of a party, and how much each of it weighs: float32 [chunks, 3] both."""
     shares = _shares_of_speech(speech, chunks)
     near_change = np.ones(chunks, dtype=np.float32)
     for change in np.flatnonzero(np.diff(shares >= 0.5)) + 1:
         near_change[max(change - CHANGE_CHUNKS, 0) : change + CHANGE_CHUNKS] = CHANGE_WEIGHT
-    told, told_weight = _told(speech, chunks)
+    told, told_weight = _told(speech, chunks, start_late_weight)
     wanted = [_delayed(shares, NOW_DELAY_CHUNKS), _delayed(shares, SURE_DELAY_CHUNKS), told]
     weights = [
         NOW_WEIGHT * _delayed(near_change, NOW_DELAY_CHUNKS),
@@ -180,7 +182,7 @@ def targets_of(speech: Intervals, chunks: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(wanted, axis=1), np.stack(weights, axis=1)
 
 
-def _told(speech: Intervals, chunks: int) -> tuple[np.ndarray, np.ndarray]:
+def _told(speech: Intervals, chunks: int, start_late_weight: float) -> tuple[np.ndarray, np.ndarray]:
     """Whether a party is to be told to speak when a chunk ends, and its weight: 0 while either will do."""
     ends_s = CHUNK_S * np.arange(1, chunks + 1)
     told, weight = np.zeros(chunks, dtype=np.float32), np.ones(chunks, dtype=np.float32)
@@ -194,9 +196,8 @@ def _told(speech: Intervals, chunks: int) -> tuple[np.ndarray, np.ndarray]:
         on, off = start + TOLD_START_S, end + TOLD_END_S
         told[within(on, off)] = 1.0
         weight[within(start, on) | within(end, min(off, next_start + TOLD_START_S))] = 0.0
-        weight[within(on, min(on + TOLD_LATE_S, end)) | within(off, min(off + TOLD_LATE_S, next_start))] = (
-            TOLD_LATE_WEIGHT
-        )
+        weight[within(on, min(on + TOLD_LATE_S, end))] = start_late_weight
+        weight[within(off, min(off + TOLD_LATE_S, next_start))] = END_LATE_WEIGHT
     return told, weight
 
 
@@ -217,6 +218,7 @@ def train(
     seed: int = 0,
     units: Sequence[int] = UNITS,
     start: dict[str, np.ndarray] | None = None,
+    start_late_weight: float = START_LATE_WEIGHT,
 ) -> dict[str, np.ndarray]:
     """Weights of `EvidenceNetwork`, by cross entropy on stretches of the examples.
 
@@ -241,7 +243,10 @@ def train(
     until = np.cumsum(np.concatenate([np.resize(VARIANT_SHARES, len(of_one)) / len(of_one) for of_one in folders]))
     examples = [*(example for of_one in folders for example in of_one), _silence(2 * STRETCH_CHUNKS)]
     silence = len(examples) - 1
-    targets = [[targets_of(speech, features.shape[1]) for speech in of_both] for features, of_both in examples]
+    targets = [
+        [targets_of(speech, features.shape[1], start_late_weight) for speech in of_both]
+        for features, of_both in examples
+    ]
 
     def draw_stretch(party: int, silent: float = 0.0) -> tuple[int, int, slice]:
         heard_one = int(np.searchsorted(until, until[-1] * random.random(), side="right"))
@@ -338,6 +343,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000, help="of 20 stretches of 13 s (5000)")
     parser.add_argument("--units", type=int, nargs=3, default=UNITS, help="of the three layers (160 192 128)")
     parser.add_argument("--start", type=Path, help="go on from the weights in this file")
+    weight = "of a start of speech that is told late; more of it, and silence is told as speech more often (10)"
+    parser.add_argument("--start-late-weight", type=float, default=START_LATE_WEIGHT, help=weight)
     default = Path(speech_evidence.__file__).with_name(speech_evidence.WEIGHTS_FILE)
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
@@ -346,7 +353,14 @@ def main() -> None:
     if arguments.start is not None:
         with np.load(arguments.start) as file:
             start = dict(file)
-    np.savez(arguments.out, **train(folders, arguments.steps, units=arguments.units, start=start))
+    weights = train(
+        folders,
+        arguments.steps,
+        units=arguments.units,
+        start=start,
+        start_late_weight=arguments.start_late_weight,
+    )
+    np.savez(arguments.out, **weights)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ QUICK = Thresholds(0.0, 2.0, 1.0, 0.5, 12.0, 0.02, 0.04)
 SURE = Thresholds(-0.3, 5.0, 12.0, 12.0, 40.0, 0.0, 0.0)
 
 
+TOLD_START_LOG_ODDS = -0.3
+"""From here on a start is told: one too late costs more than one that is taken back."""
+TOLD_REST_CHUNKS = math.ceil(JOINED_PAUSE_S * SAMPLE_RATE / CHUNK_SAMPLES)
+"""After an end is told, a start within so many chunks must be likelier than not: what wavers is not told twice."""
+
 CHUNKS_AROUND = 2
 """Before and after the chunk with which evidence of a change begins, to place the change by."""
 
@@ -129,6 +134,7 @@ class PartySpeaking:
         self.sure.reset()
         self.told = False
         """For whoever reacts at once; pauses shorter than `JOINED_PAUSE_S` count as speech."""
+        self._chunks_since_told = TOLD_REST_CHUNKS
         self.probability = 0.0
         """Of speech in the newest chunks judged; in [0, 1]."""
 
@@ -148,10 +154,17 @@ class PartySpeaking:
 
     def judge(self, end_sample: int, now: float, then: float, told: float) -> None:
         """Take in the log odds of `SpeechEvidence` for the chunk that ends there."""
-        self.told = told > 0.0
+        self._tell(told)
         self.probability = 1.0 / (1.0 + math.exp(-now))
         self.now.judge(end_sample - NOW_DELAY_CHUNKS * CHUNK_SAMPLES, now)
         self.sure.judge(end_sample - SURE_DELAY_CHUNKS * CHUNK_SAMPLES, then)
+
+    def _tell(self, log_odds: float) -> None:
+        self._chunks_since_told += 1
+        rested = not self.told and self._chunks_since_told >= TOLD_REST_CHUNKS
+        told = log_odds > (TOLD_START_LOG_ODDS if rested else 0.0)
+        if told != self.told:
+            self.told, self._chunks_since_told = told, 0
 
 
 class SpeakingDetector:

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -84,3 +86,11 @@ def test_a_command_is_a_module_with_arguments_and_a_run(command):
     source = (ROOT / COMMANDS[command][0].replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
     functions = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     assert functions >= {"add_arguments", "run"}
+
+
+@pytest.mark.parametrize("node", ["recorder", "replay", "simulated_head", "synthesiser_node", "view_node"])
+def test_a_node_that_runs_no_network_does_not_load_torch(node):
+    """It takes 2 s and 200 MB."""
+    pytest.importorskip("rclpy")
+    report = f"import sys, timar_ros.nodes.{node}; print('torch' in sys.modules, 'rclpy' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", report], text=True).split() == ["False", "True"]

@@ -43,8 +43,8 @@ from timar_ros.nodes.head_parameters import PARAMETERS
 from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
 from timar_ros.nodes.runtime import events_executor, run
-from timar_ros.nodes.topics import LATCHED
-from timar_ros.nodes.voices import BURST_DEPTH, Voices, lookahead_frames, lookahead_refusal
+from timar_ros.nodes.topics import BURST, LATCHED
+from timar_ros.nodes.voices import Voices, lookahead_frames, lookahead_refusal
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.profile import RobotProfile
@@ -251,13 +251,12 @@ class HeadNode(LifecycleNode):
             self, self._settings, self._message_type, self._playout_delay_ns, self._pair, self._body.mouth
         )
         self._made.callback(self._voices.destroy)
-        burst = QoSProfile(depth=BURST_DEPTH)
         self._decoders = {party: AudioDecoder(self._message_type, self._audio_format) for party in AUDIO_TOPICS}
         info_type = audio_message_type(self._message_type).info_type
         for party, topic in AUDIO_TOPICS.items():
             hear = self._hearer(party)
             bursts = party == SELF and self._voices.queued
-            self._make_subscription(self._message_class, topic, hear, burst if bursts else qos)
+            self._make_subscription(self._message_class, topic, hear, BURST if bursts else qos)
             if info_type:
                 info_class = import_message_class(info_type)
                 self._make_subscription(info_class, f"{topic}_info", self._info_taker(party), LATCHED)

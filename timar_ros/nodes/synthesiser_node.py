@@ -25,8 +25,7 @@ from std_srvs.srv import Trigger
 from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
 from timar_ros.nodes.parameters import Parameter, declare
-from timar_ros.nodes.topics import message_type_parameter, publish_format
-from timar_ros.nodes.voices import BURST_DEPTH
+from timar_ros.nodes.topics import BURST, message_type_parameter, publish_format
 from timar_ros.stream.audio_messages import (
     audio_message_type,
     import_message_class,
@@ -66,7 +65,7 @@ class SynthesiserNode(Node):
         self._synthesise = Synthesiser(settings.engine, settings.voice)
         self._type = audio_message_type(settings.message_type).name
         self._class = import_message_class(self._type)
-        self._audio = self.create_publisher(self._class, "microphone/audio", QoSProfile(depth=BURST_DEPTH))
+        self._audio = self.create_publisher(self._class, "microphone/audio", BURST)
         publish_format(self, self._audio.topic_name, self._type, settings.rate)
         self._flush = self.create_client(Trigger, f"{settings.head}/flush")
         self.create_subscription(Empty, f"{settings.head}/voice_flush", self._hear_flush, QoSProfile(depth=1))

@@ -16,6 +16,8 @@ from timar_ros.stream.audio_messages import (
 )
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BURST = QoSProfile(depth=5000)
+"""Of a synthesiser's sound, which may come at once: a minute in packets of 12 ms waits."""
 
 
 def message_type_parameter(name: str = "message_type") -> Parameter:

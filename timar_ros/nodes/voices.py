@@ -41,8 +41,6 @@ from timar_ros.stream.voice_queue import PACKET_MS, VoiceQueue
 
 LIVE, QUEUED = "live", "queued"
 FRAME_MS = FRAME_NS // 1_000_000
-BURST_DEPTH = 5000
-"""Messages of a synthesiser that may wait: a minute in packets of 12 ms."""
 
 VOICE_PARAMETERS = (
     Parameter(

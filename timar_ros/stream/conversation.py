@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from timar_ros.rates import FRAME_NS
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.lookahead import own_voice_as_known
-from timar_ros.stream.steppers import Stepper
 from timar_ros.stream.turns import TurnBoundary, TurnSegmenter, TurnUpdate
+
+if TYPE_CHECKING:  # it brings torch, which who reads a recording does not need
+    from timar_ros.stream.steppers import Stepper
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,10 @@ view: $(READY)
 talk: $(READY)
 	$(BIN)/timar talk $(if $(SAY),--say "$(SAY)") $(if $(filter command line environment,$(origin OUT)),--out "$(OUT)")
 
+# Two at a time but for what runs in real time, which comes last and has the machine to itself.
 test: lint
-	$(BIN)/python -m pytest -m "not heavy"
+	$(BIN)/python -m pytest -m "not heavy and not live" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m "live and not heavy"
 
 test-heavy: $(READY)
 	$(BIN)/python -m pytest -m heavy

@@ -20,7 +20,7 @@ import hypothesis
 import pytest
 
 # The same examples in every run, so that a change is judged by itself; HYPOTHESIS_PROFILE=default searches anew.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 TIMEOUT_S = 60.0
@@ -224,6 +224,19 @@ class Graph:
             time.sleep(0.01)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what runs in real time, by the fixture that it asks for, before `-m` chooses."""
+    for item in items:
+        if real_time.__name__ in item.fixturenames:
+            item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(scope="session")
+def real_time():
+    """Asked for by tests of nodes and pages that run in real time: `make test` runs them one by one, after the rest."""
+
+
 @pytest.fixture
 def start_node(tmp_path):
     """``start_node(module, parameters, *more arguments, env={})``: a running NodeProcess.
@@ -248,7 +261,7 @@ def start_node(tmp_path):
 
 
 @pytest.fixture
-def graph(start_node):
+def graph(start_node, real_time):
     """A Graph; its ``start_node`` is the fixture of that name."""
     graph = Graph(start_node)
     yield graph

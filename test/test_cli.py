@@ -65,7 +65,7 @@ def test_without_ros_a_command_says_how_to_get_it():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_demo_that_is_ended_leaves_no_node_behind(tmp_path, number):
+def test_a_demo_that_is_ended_leaves_no_node_behind(tmp_path, real_time, number):
     """Of SIGKILL it learns nothing itself: its nodes do, though SIGINT is ignored by what a script starts with &."""
     pytest.importorskip("rclpy")
     command = [sys.executable, "-m", "timar_ros.cli", "demo", *voices(tmp_path, 10.0), "--out", str(tmp_path / "out")]

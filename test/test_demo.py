@@ -23,7 +23,7 @@ def timar(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, real_time):
     """Ten seconds of a test dialogue, as stereo 44.1 kHz and as 16 kHz mono files; the folder of the results."""
     folder = tmp_path_factory.mktemp("demo")
     for party in ("self", "partner"):
@@ -110,7 +110,7 @@ def test_what_cannot_be_played_is_refused_with_a_sentence(tmp_path, monkeypatch,
     assert sentence in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_policy_that_is_not_there_ends_the_demo_with_its_reason(tmp_path):
+def test_a_policy_that_is_not_there_ends_the_demo_with_its_reason(tmp_path, real_time):
     done = timar("demo", "--policy", "nobody", "--out", tmp_path)
     assert done.returncode == 1
     assert "no policy folder at" in done.stderr and "Traceback" not in done.stderr

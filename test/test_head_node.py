@@ -98,7 +98,7 @@ def state(graph) -> str:
 
 
 @pytest.fixture(scope="module")
-def heard(tmp_path_factory):
+def heard(tmp_path_factory, real_time):
     """What came of ten seconds of conversation: topic -> [(reception in ns, message)]."""
     command = [sys.executable, "-m", "timar_ros.nodes.head_node"]
     head = NodeProcess(command, tmp_path_factory.mktemp("head") / "head.log", {})

@@ -361,7 +361,7 @@ def told(what: str, milliseconds: float, capsys) -> None:
 
 
 @pytest.fixture
-def scene(tmp_path):
+def scene(tmp_path, real_time):
     made = []
 
     def make(**options) -> Scene:

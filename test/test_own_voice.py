@@ -48,7 +48,7 @@ def sound(packets, from_ns=0):
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory):
+def stage(tmp_path_factory, real_time):
     """A head whose own voice is queued and known ahead, its speaker, a recorder, and what they say.
 
     (graph, topics, publisher of the voice, ends the recorder and gives its bag)

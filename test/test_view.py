@@ -217,7 +217,7 @@ in_browser = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def chromium():
+def chromium(real_time):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:

@@ -133,6 +133,18 @@ def test_blinks_are_counted_and_timed():
     assert figures == {"per_minute": 13.0, "closed_ms": 120.0}
 
 
+def test_expression_is_how_much_is_smiled_and_how_much_brows_move():
+    lifted = np.where(np.arange(len(TIME)) % 2, 0.5, 0.1)
+    still = dict.fromkeys(("browOuterUpLeft", "browOuterUpRight"), np.full(len(TIME), 0.3))
+    track = head(
+        mouthSmileLeft=np.full(len(TIME), 0.2), mouthSmileRight=np.full(len(TIME), 0.1), browInnerUp=lifted, **still
+    )
+    assert behaviour_metrics(track)["expression"] == {
+        "smile_mean": pytest.approx(0.15),
+        "brows_sd": pytest.approx(0.2 / 3),
+    }
+
+
 def test_answers_to_the_partners_pauses_are_found_and_timed():
     # The partner stops at 10, 30 and 50 s; the own voice starts there too, so only motion tells.
     figures = behaviour_metrics(head(headPitch=nods_at([10.5, 50.5])), FLOOR)["responses"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,15 @@ def test_answers_are_held_against_those_to_another_partner():
     assert entries(6, 2)["… over that with swapped partners"] == {"value": pytest.approx(3.0), "met": True}
     assert entries(4, 3)["listener responses on cues, F1"]["met"] is False
     assert entries(4, 3)["… over that with swapped partners"]["met"] is False
+
+
+@pytest.mark.parametrize(("smile", "met"), [(0.05, False), (0.06, True), (0.11, True), (0.13, False)])
+def test_a_face_is_to_smile_as_much_as_the_people_do(smile, met):
+    mine = trial(Variant("mine", 0), **{"expression.smile_mean": smile})
+    comparison = Comparison([mine.variant], [replace(mine, truth={"expression": {"smile_mean": 0.08}})])
+    entries = {entry["label"]: entry for entry in verdicts({GENERATED: comparison}, ["mine"])}
+    assert entries["smile, mean"]["policies"]["mine"] == {"value": smile, "met": met}
+    assert entries["raising of brows, sd"]["policies"]["mine"]["met"] is None
 
 
 def test_table_is_markdown_with_a_mark_at_each_verdict():

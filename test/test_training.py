@@ -546,29 +546,35 @@ def slice_of_dialogues(tmp_path_factory):
     return folder
 
 
-def test_a_policy_that_holds_its_head_askew_is_settled_where_people_hold_theirs(data, tmp_path, capsys):
+def test_a_policy_that_holds_head_and_brows_askew_is_settled_where_people_hold_theirs(data, tmp_path, capsys):
     rng = np.random.default_rng(7)
-    conversations = [
-        replace(c, motion=c.motion + rng.normal(0.0, 0.05, c.motion.shape).astype(np.float32))
-        for c in load_conversations(data, jobs=1)
-    ]
+    brow, tongue = CHANNELS.index("browInnerUp"), CHANNELS.index("tongueOut")
+    conversations = load_conversations(data, jobs=1)
+    for conversation in conversations:
+        motion = conversation.motion
+        motion[..., :3] += rng.normal(0.0, 0.05, motion[..., :3].shape)
+        motion[..., brow] = rng.uniform(0.3, 0.5, motion.shape[:-1])
     lived_through = len(conversations) - 1  # and the people of all of them
     assert train.run(arguments(data, tmp_path / "run", steps=1, settle_conversations=lived_through)) == 0
-    assert "the head was moved by roll" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "the head was moved by roll" in told and "browInnerUp " in told
     policy = load_policy(tmp_path / "run" / "policy")
     policy.network.diffusion.final_layer.linear.bias[:3] = 10.0
+    policy.network.motion_mean[brow], policy.network.motion_scale[brow] = 0.3, 0.03
     partner = policy.network.normalise_partner(torch.from_numpy(conversations[0].motion[1]))
     moved, wider = settle(policy, conversations, lived_through, seed=0)
-    assert (np.degrees(moved) < -0.1).any() and (np.abs(wider - 1) > 0.1).any()
+    assert (np.degrees(moved[:3]) < -0.1).any() and (np.abs(wider[:3] - 1) > 0.1).any() and abs(moved[brow]) > 0.02
+    assert moved[tongue] == 0.0 and wider[tongue] == wider[brow] == 1.0  # that brow does not move
     # The partner is seen as before.
     assert torch.equal(policy.network.normalise_partner(torch.from_numpy(conversations[0].motion[1])), partner)
     lived = wander_through(policy, conversations[:lived_through], 0, WHOLE)
     for measure in (np.mean, np.std):
         drawn, people = (
-            np.mean([measure(track[:, :3], axis=0) for motion in motions for track in motion], axis=0)
+            np.mean([measure(track, axis=0) for motion in motions for track in motion], axis=0)
             for motions in (lived, [c.motion for c in conversations])
         )
-        np.testing.assert_allclose(drawn, people, atol=np.radians(0.05))
+        np.testing.assert_allclose(drawn[:3], people[:3], atol=np.radians(0.05))
+    assert np.mean([track[:, brow] for motion in lived for track in motion]) == pytest.approx(0.4, abs=0.01)
 
 
 @pytest.fixture(scope="module")

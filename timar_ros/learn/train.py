@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from timar_ros.channels import CHANNELS
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
 from timar_ros.learn.dataset import Conversation, load_conversations
@@ -36,7 +36,7 @@ from timar_ros.learn.objective import Objective
 from timar_ros.learn.recipe import Recipe
 from timar_ros.learn.speech_teaching import teach
 from timar_ros.learn.uninterrupted import clip_gradients, load_kept, uninterrupted
-from timar_ros.learn.wandering import settle, wander_through
+from timar_ros.learn.wandering import SETTLED, settle, wander_through
 from timar_ros.learn.watching import write_sample_video
 from timar_ros.learn.windows import Windows, draw_window, require_longer
 from timar_ros.model.checkpoint import Policy, load_policy, save_policy
@@ -374,8 +374,12 @@ def run(args: argparse.Namespace) -> int:
             policy = load_policy(f"{args.out / 'policy'}/")
             moved, wider = settle(policy, conversations, recipe.settle_conversations, recipe.seed)
             save_policy(policy.folder, policy.network, policy.channels, policy.sampling)
-            print("the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees,".format(*np.degrees(moved)))
-            print("and its movement about there multiplied by {:.2f}, {:.2f} and {:.2f}".format(*wider))
+            head, face = np.split(np.flatnonzero(SETTLED), [len(HEAD_CHANNELS)])
+            print(
+                "the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees,".format(*np.degrees(moved[head]))
+            )
+            print("and its movement about there multiplied by {:.2f}, {:.2f} and {:.2f};".format(*wider[head]))
+            print("the face:", ", ".join(f"{CHANNELS[k]} {moved[k]:+.3f}, x {wider[k]:.2f}" for k in face))
     finally:
         workers.leave()
     if workers.rank == 0:

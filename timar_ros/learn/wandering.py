@@ -5,8 +5,8 @@ carry the head to where no person was, and the better it uses its past the furth
 conversations, beginning anew every few seconds, and is then trained with the motion it drew as its past (DAgger, Ross
 et al. 2011): to do there what the person did, while the deviation dies away as the channel's own deviations do.
 
-What is left of a steady pull shows as a head that is held askew, or is moved too far or not far enough about its place;
-`settle` takes that out.
+What is left of a steady pull shows as a head that is held askew or a smile that stays, moved too far or not far enough
+about its place; `settle` takes that out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from timar_ros.channels import HEAD_CHANNELS
+from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.learn.dataset import Conversation
 from timar_ros.model.checkpoint import Policy
 from timar_ros.model.precision import FLOAT32
@@ -33,7 +33,11 @@ HOP_FRAMES = 2
 RUN_FRAMES = (100, 400)  # least and most between two beginnings
 WHOLE = (2**40, 2**40 + 1)  # the same, so that a conversation is lived through from one end to the other
 TOGETHER = 4  # conversations in one batch
-STILL = 1e-4  # rad; a head whose angle deviates by less does not move
+STILL = 1e-4  # rad or weight; what deviates by less does not move
+
+# Head and expression, which are held. Gaze and blinks come and go, and lips are the mean of what could be.
+_EXPRESSION = ("brow", "cheekSquint", "eyeSquint", "eyeWide", "mouthDimple", "mouthSmile", "noseSneer")
+SETTLED = np.array([name in HEAD_CHANNELS or name.startswith(_EXPRESSION) for name in CHANNELS])
 
 
 def wander(
@@ -76,34 +80,34 @@ def wander(
 def settle(
     policy: Policy, conversations: Sequence[Conversation], lived_through: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let a policy hold its head where people hold theirs, and move it as far about there.
+    """Let a policy hold its head and its expression where people hold theirs, and move them as far about there.
 
-    Mean and scale of roll, pitch and yaw are changed, so that the network goes on in its own units as before.
+    Mean and scale of the `SETTLED` channels are changed, so that the network goes on in its own units as before. Of
+    what the data does not tell nothing is changed.
 
     Args:
         conversations: whose people it is like: all there are, as people differ in posture more than a policy does.
         lived_through: by the policy, of these, whole: the first so many.
 
     Returns:
-        [3] float32 rad, by how much roll, pitch and yaw were moved, and [3] by what their spread was multiplied.
+        [55] float32 rad or blendshape weight, by how much each channel was moved, and [55] by what its spread was
+        multiplied.
     """
-    head = slice(len(HEAD_CHANNELS))
     motions = [wander_through(policy, conversations[:lived_through], seed, WHOLE), [c.motion for c in conversations]]
-    heads = [[track[:, head] for motion in each for track in motion] for each in motions]
     (drawn, people), (drawn_spread, spread) = (
-        [np.mean([measure(track, axis=0) for track in tracks], axis=0) for tracks in heads]
+        [np.mean([measure(track, axis=0) for motion in each for track in motion], axis=0) for each in motions]
         for measure in (np.mean, np.std)
     )
-    # A head that does not move at all, in the data or of the policy, is not to be divided by.
-    moves = (spread > STILL) & (drawn_spread > STILL)
+    settled = SETTLED & np.all([c.known for c in conversations], axis=0)
+    # A channel that does not move at all, in the data or of the policy, is not to be divided by.
+    moves = settled & (spread > STILL) & (drawn_spread > STILL)
     wider = np.where(moves, spread / np.maximum(drawn_spread, STILL), 1.0).astype(np.float32)
+    moved = np.where(settled, people - drawn, 0.0).astype(np.float32)
     network = policy.network
     # What lies about the mean of the units is spread about it, too.
-    network.motion_mean[head] += torch.from_numpy(
-        people - drawn + (1 - wider) * (drawn - network.motion_mean[head].numpy())
-    )
-    network.motion_scale[head] *= torch.from_numpy(wider)
-    return people - drawn, wider
+    network.motion_mean += torch.from_numpy(moved + (1 - wider) * (drawn - network.motion_mean.numpy()))
+    network.motion_scale *= torch.from_numpy(wider)
+    return moved, wider
 
 
 def wander_through(

@@ -33,6 +33,8 @@ CUE_S = 1.0
 TURN_S = 1.0
 SMILE_RISE = 0.1
 SMILE_RISE_FRAMES = 12
+SMILE = ("mouthSmileLeft", "mouthSmileRight")
+RAISED_BROWS = ("browInnerUp", "browOuterUpLeft", "browOuterUpRight")
 BLINK_CLOSED, BLINK_OPEN = 0.5, 0.3
 FROZEN_DEG_S, FROZEN_S = 0.5, 3.0
 JERK_HZ = 8.0
@@ -173,6 +175,16 @@ def blinks(track: MotionTrack) -> dict[str, float | None]:
     }
 
 
+def expression(track: MotionTrack) -> dict[str, float | None]:
+    """How much the face smiles, and how much it raises its brows: weights. None where motion lacks the channels."""
+    smile = [track.channel(name) for name in SMILE]
+    brows = [track.channel(name) for name in RAISED_BROWS]
+    return {
+        "smile_mean": None if any(side is None for side in smile) else float(np.mean(smile)),
+        "brows_sd": None if any(part is None for part in brows) else float(np.std(brows, axis=1).mean()),
+    }
+
+
 def responses(track: MotionTrack, floor: np.ndarray) -> dict[str, float | None]:
     """What follows within 2 s when the partner gives up the floor: a nod, a smile that rises, or the own voice.
 
@@ -247,7 +259,7 @@ def agreement(offered: float, answers: float, on_cue: float) -> dict[str, float 
 
 def _smile_onsets(track: MotionTrack) -> np.ndarray:
     """[k] frames at which a smile has risen by 0.1 within half a second."""
-    sides = [track.channel(name) for name in ("mouthSmileLeft", "mouthSmileRight")]
+    sides = [track.channel(name) for name in SMILE]
     if sides[0] is None or len(track) <= SMILE_RISE_FRAMES:
         return np.zeros(0, np.int64)
     smile = (sides[0] + sides[1]) / 2
@@ -354,6 +366,7 @@ def behaviour_metrics(
             "ratio": own_jerk / true_jerk if own_jerk is not None and true_jerk else None,
         },
         "blinks": blinks(track),
+        "expression": expression(track),
     }
     if own_voice is not None or truth is not None:
         figures["lips"] = lips(track, own_voice, truth)

@@ -73,6 +73,8 @@ def _rows() -> tuple[Row, ...]:
         Row("answers", "cues.recall", "share of cues that are answered", "", TRUTH),
         Row("answers", "cues.f1", "F1 of both", "", TRUTH),
         Row("answers", "blinks.per_minute", "blinks", "/min", TRUTH),
+        Row("answers", "expression.smile_mean", "smile, mean", "", TRUTH),
+        Row("answers", "expression.brows_sd", "raising of brows, standard deviation", "", TRUTH),
         Row("answers", "mouth_while_listening", "mouth while the partner speaks, over own speech", "×", TRUTH),
         *(
             Row("all conversations as one", f"pooled.{metric}.{group}", f"{name} {group}", "", LOW)

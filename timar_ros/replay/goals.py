@@ -221,6 +221,14 @@ def _like_the_two_people(path: str, label: str, low: float, high: float) -> Goal
     return Goal(REAL, label, f"{low:g} to {high:g}", path, _between(low, high))
 
 
+def _like_the_people(path: str, label: str) -> Goal:
+    def met(value: float, standing: Standing) -> bool | None:
+        theirs = standing.truth.get(path)
+        return None if theirs is None else theirs / 1.5 <= value <= theirs * 1.5
+
+    return Goal(GENERATED, label, "true people's, / 1.5 to × 1.5", path, met)
+
+
 _FRAMES = (("pooled.", "all frames"), ("", "by dialogue"))
 _F1, _NODS, _BLINKS = "pooled.cues.f1", "nods_per_minute.partner", "blinks.per_minute"
 _JAW, _SHAPES, _LIPS, _LATE = "pooled.lips.same_instant", "pooled.lips.shapes", "lips.correlation", "lips.offset_ms"
@@ -235,6 +243,8 @@ GOALS: tuple[Goal, ...] = (
     *_swapped_distances(),
     Goal(GENERATED, "nods a minute while the partner speaks", "4 to 15", _NODS, _between(4, 15)),
     Goal(GENERATED, "blinks a minute", "10 to 35", _BLINKS, _between(10, 35)),
+    _like_the_people("expression.smile_mean", "smile, mean"),
+    _like_the_people("expression.brows_sd", "raising of brows, sd"),
     Goal(GENERATED, "mean: jawOpen with the truth, correlation", "≥ 0.85", _JAW, _least(0.85), "mean"),
     Goal(GENERATED, "mean: shapes of the mouth, correlation", "≥ 0.6", _SHAPES, _least(0.6), "mean"),
     Goal(GENERATED, "mean, moved alike: jawOpen with the truth", "≥ 0.85", _JAW_MOVED, _least(0.85), "mean"),

@@ -53,9 +53,10 @@ class TurnSegmenter:
 
     mode `floor`: a boundary where the floor changes, set back to where it did, but at the earliest
     one frame after the open turn's start; and length cuts such that no turn is longer than
-    `max_frames`. Length cuts fall a multiple of `hop_frames` after the turn's start: as late as
-    possible, or, while a change of the floor is in doubt, before the frame in doubt, so that its
-    boundary can still be set back to it, and some frames earlier where it is not clear who speaks.
+    `max_frames`. Length cuts fall where a hop of `hop_frames` begins, counted from frame 0, so that no hop
+    draws in two turns: as late as possible, or, while a change of the floor is in doubt, before the
+    frame in doubt, so that its boundary can still be set back to it, and some frames earlier where it
+    is not clear who speaks.
 
     mode `fixed`: every `max_frames` frames, as published TIMAR checkpoints know it; the floor is
     reported all the same.
@@ -70,7 +71,7 @@ class TurnSegmenter:
             )
         self._mode = mode
         self._hop = hop_frames
-        self._longest = max_frames if mode == "fixed" else max_frames - max_frames % hop_frames
+        self._max_frames = max_frames
         self._voices = SpeakingDetector()
         self._tracker = FloorTracker(SAMPLE_RATE)
         self.reset()
@@ -112,26 +113,35 @@ class TurnSegmenter:
             changed, floor = self._changes.popleft()
             self._start = max(changed, self._start + 1)
             boundaries.append(TurnBoundary(self._start, "floor", floor))
-        if frame - self._start >= self._longest:
-            self._start += self._length_of_full_turn()
+        if frame >= self._latest_cut():
+            self._start = self._cut_of_full_turn()
             boundaries.append(TurnBoundary(self._start, "length", self._tracker.floor))
         return boundaries
 
-    def _length_of_full_turn(self) -> int:
-        """Frames that stay in the open turn, now that it is full."""
+    def _latest_cut(self) -> int:
+        """The last frame that the turn after the open one may begin with."""
+        latest = self._start + self._max_frames
+        return latest if self._mode == "fixed" else latest - latest % self._hop
+
+    def _cut_of_full_turn(self) -> int:
+        """The first frame of the next turn, now that the open one is full."""
+        latest = self._latest_cut()
         if self._mode == "fixed":
-            return self._longest
-        latest = self._longest
+            return latest
+        earliest = self._hop_from(self._start + 1)
         if any(not voice.clear for voice in (self._voices.own, self._voices.partner)):
-            latest = max(latest - -(-UNSEEN_FRAMES // self._hop) * self._hop, self._hop)
-        for doubt in self._tracker.doubts:
-            before = _frame(doubt) - self._start
-            # Early enough that what the doubt turns out to be is known within the new turn.
-            early = before - max(self._longest - LONGEST_DECISION_FRAMES, 1)
-            length = max(-(-early // self._hop), 1) * self._hop
-            if length <= before + 1:  # the boundary is at most two frames late then
-                return min(length, latest)
+            latest = max(latest - self._hop_from(UNSEEN_FRAMES), earliest)
+        next_turn = self._max_frames - self._max_frames % self._hop
+        for doubt in map(_frame, self._tracker.doubts):
+            # Early enough that what the doubt turns out to be is known within the next turn.
+            cut = max(self._hop_from(doubt - max(next_turn - LONGEST_DECISION_FRAMES, 1)), earliest)
+            if cut <= doubt + 1:  # the boundary is at most two frames late then
+                return min(cut, latest)
         return latest
+
+    def _hop_from(self, frame: int) -> int:
+        """The first frame from this one on that a hop begins with."""
+        return -(-frame // self._hop) * self._hop
 
 
 def _party_state(voice: PartySpeaking) -> PartyState:

@@ -82,8 +82,9 @@ def settle(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let a policy hold its head and its expression where people hold theirs, and move them as far about there.
 
-    Mean and scale of the `SETTLED` channels are changed, so that the network goes on in its own units as before. Of
-    what the data does not tell nothing is changed.
+    As far: the variance about one's own mean is, averaged, that of people. Mean and scale of the `SETTLED` channels
+    are changed, so that the network goes on in its own units as before. Of what the data does not tell nothing is
+    changed.
 
     Args:
         conversations: whose people it is like: all there are, as people differ in posture more than a policy does.
@@ -94,10 +95,11 @@ def settle(
         multiplied.
     """
     motions = [wander_through(policy, conversations[:lived_through], seed, WHOLE), [c.motion for c in conversations]]
-    (drawn, people), (drawn_spread, spread) = (
+    (drawn, people), (drawn_variance, variance) = (
         [np.mean([measure(track, axis=0) for motion in each for track in motion], axis=0) for each in motions]
-        for measure in (np.mean, np.std)
+        for measure in (np.mean, np.var)
     )
+    drawn_spread, spread = np.sqrt(drawn_variance), np.sqrt(variance)
     settled = SETTLED & np.all([c.known for c in conversations], axis=0)
     # A channel that does not move at all, in the data or of the policy, is not to be divided by.
     moves = settled & (spread > STILL) & (drawn_spread > STILL)

@@ -267,6 +267,17 @@ def test_unstamped_packets_that_begin_with_a_late_burst_are_placed_by_the_earlie
     np.testing.assert_array_equal(heard(frames, PARTNER), partner[: 640 * len(frames)])
 
 
+def test_an_unstamped_voice_that_begins_a_little_later_keeps_nobody_waiting():
+    """What it said before its first packet cannot be on its way."""
+    events = packets(voice(2), SELF, 160, stamped=False)
+    events += packets(voice(2, 1), PARTNER, 160, delay=lambda i: MS // 5, stamped=False)
+    _, frames, given_out = play(events)
+    assert_consecutive(frames)
+    late = given_out - np.array([frame.stamp_ns + FRAME_NS for frame in frames])
+    assert late[0] <= 31 * MS  # the first 60 ms tell where the packets lie
+    assert late[1:].max() <= MS
+
+
 def test_unstamped_packets_with_jitter_stay_paired():
     minutes = 5
     rng = np.random.default_rng(3)

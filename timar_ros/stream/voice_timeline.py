@@ -133,7 +133,8 @@ class VoiceTimeline:
             delay = self._delivery_delay(chunk, arrival_ns)
             self._stamp_offset_ns += self._stamp_clock.correction_ns(arrival_ns, delay, duration, self._jitter_ns)
         capture = self._capture_ns(chunk, arrival_ns)
-        if self._resampler is None or self._resampler.rate_in != chunk.rate:
+        begins = self._resampler is None
+        if begins or self._resampler.rate_in != chunk.rate:
             self._begin_segment(chunk.rate, capture, arrival_ns)
         deviation = capture - self._time_of(self._track)
         start = self._position(chunk, deviation)
@@ -141,11 +142,11 @@ class VoiceTimeline:
             self._count["duplicated"] += 1
             return
         step = self._follow_clock(chunk, arrival_ns, deviation) if start == self._track else 0
-        waits = self.awaited and not step
+        waits = self.awaited and not step and not (begins and not self._stamped)
         self._store(chunk.samples, start + step)
         if not waits and self._pending:
-            # Back after a pause, or lost unseen some packets ago: nothing that could fill the gap
-            # is on its way.
+            # Back after a pause, lost unseen some packets ago, or the first that came of packets placed by their
+            # order: nothing that could fill the gap is on its way.
             self._push_silence(self._pending[0][0])
         self._drain()
 

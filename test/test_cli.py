@@ -86,6 +86,7 @@ def test_a_demo_that_is_ended_leaves_no_node_behind(tmp_path, real_time, number)
 
 def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which tests under nohup ignore
 
 
 def wait_until(holds, seconds: float) -> None:

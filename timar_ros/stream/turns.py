@@ -53,10 +53,10 @@ class TurnSegmenter:
 
     mode `floor`: a boundary where the floor changes, set back to where it did, but at the earliest
     one frame after the open turn's start; and length cuts such that no turn is longer than
-    `max_frames`. Length cuts fall where a hop of `hop_frames` begins, counted from frame 0, so that no hop
-    draws in two turns: as late as possible, or, while a change of the floor is in doubt, before the
-    frame in doubt, so that its boundary can still be set back to it, and some frames earlier where it
-    is not clear who speaks.
+    `max_frames`. Length cuts fall where a hop of `hop_frames` begins, counted from frame 0, so that none
+    makes a hop draw in two turns: as late as possible, or, while a change of the floor is in doubt,
+    before the frame in doubt, so that its boundary can still be set back to it, and some frames
+    earlier where it is not clear who speaks.
 
     mode `fixed`: every `max_frames` frames, as published TIMAR checkpoints know it; the floor is
     reported all the same.

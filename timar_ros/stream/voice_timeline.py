@@ -142,7 +142,7 @@ class VoiceTimeline:
             self._count["duplicated"] += 1
             return
         step = self._follow_clock(chunk, arrival_ns, deviation) if start == self._track else 0
-        waits = self.awaited and not step and not (begins and not self._stamped)
+        waits = self.awaited and not step and (self._stamped or not begins)
         self._store(chunk.samples, start + step)
         if not waits and self._pending:
             # Back after a pause, lost unseen some packets ago, or the first that came of packets placed by their

@@ -322,7 +322,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes (0)")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each scene")
-    parser.add_argument("--extra-delay-ms", type=float, default=0.0, help="more delay, such as a speaker node's 232")
+    parser.add_argument("--extra-delay-ms", type=float, default=0.0, help="more delay, such as a speaker node's 240")
     parser.add_argument("--json", type=Path, help="write the figures here")
 
 

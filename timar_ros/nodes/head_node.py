@@ -66,7 +66,7 @@ from timar_ros.stream.trace import conversation_facts, encode_hop
 from timar_ros.stream.turns import TurnSegmenter
 
 # From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
-PLAYOUT_RESERVE_MS = 92
+PLAYOUT_RESERVE_MS = 100
 # A policy whose step takes longer than that reserve allows for gets this many times its usual step, and half of it.
 SLOW_STEP_MARGIN = 1.5
 # Silence before the first sound is told to recorders that come late, so that theirs is the whole conversation as well.

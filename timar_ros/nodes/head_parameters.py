@@ -87,7 +87,7 @@ PARAMETERS = (
     Parameter(
         "playout_delay_ms",
         0,
-        "from a frame's capture until the head shows it; 0: hop + 92 ms, or what a slower policy needs",
+        "from a frame's capture until the head shows it; 0: hop + 100 ms, or what a slower policy needs",
         minimum=0,
         maximum=5000,
         read_only=True,

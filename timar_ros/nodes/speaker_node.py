@@ -1,7 +1,7 @@
 """Plays the own voice so much later than its capture that the head's lips match it.
 
-Lips run ahead of the sound, and the head shows a frame some 172 ms after its capture; so the sound is due 232 ms after
-it, or 172 ms where the policy looks 120 ms ahead. The head node tells both parts of it.
+Lips run ahead of the sound, and the head shows a frame some 180 ms after its capture; so the sound is due 240 ms after
+it, or 180 ms where the policy looks 120 ms ahead. The head node tells both parts of it.
 
     microphone/audio -> mono -> the device's rate -> PlayoutBuffer -> PortAudio's callback
                                                                  `-> ~/played, as it is heard
@@ -89,7 +89,7 @@ PARAMETERS = (
     ),
 )
 
-USUAL_PLAYOUT_MS = 172.0
+USUAL_PLAYOUT_MS = 180.0
 """The head's delay where no head node tells it: a hop of two frames."""
 LONGEST_DELAY_S = 4.0
 """What the buffer holds: the longest delay_ms and as much again for packets that came early."""

@@ -16,12 +16,12 @@ from timar_ros.model.checkpoint import Policy
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES, log_mel, over_noise
 from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
-from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.rates import FRAME_NS, FRAME_RATE, FRAME_SAMPLES
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
 from timar_ros.stream.policy import Hop, IncrementalPolicy, PolicyBatch
-from timar_ros.stream.sampling import Sampling
+from timar_ros.stream.sampling import POSTURE_S, Sampling
 from timar_ros.stream.turns import TurnBoundary
 
 WINDOW = 60
@@ -32,6 +32,7 @@ SAMPLING = Sampling(
     mouth_gain=1.2,
     mouth_spread_frames=1.0,
     head_return_per_s=0.8,
+    posture_return_per_s=2.0,
     face_temperature=0.8,
     head_correlation_frames=3.0,
     eyes_correlation_frames=1.0,
@@ -149,6 +150,10 @@ def whole_pass(
     )
     newest = basis[0, new.start :, : len(CHANNELS)].clone()
     basis[..., : len(CHANNELS)] *= torch.from_numpy(SAMPLING.returns(26))[lag]
+    posture = torch.zeros(len(CHANNELS))
+    for place in given[0, : new.start]:
+        posture += (place - posture) / (POSTURE_S * FRAME_RATE)
+    basis[..., : len(CHANNELS)] -= posture * torch.from_numpy(SAMPLING.posture_returns(26))[lag]
     drawn = network.from_change(drawn, *(of[0, new.start :] for of in (basis, lag, inputs.nod_place)))
     drawn = drawn * torch.from_numpy(SAMPLING.gains())
     drawn = drawn - torch.from_numpy(SAMPLING.spreads(26, 0))[lag[0, new.start :]] * (drawn[:1] - newest)
@@ -357,18 +362,25 @@ def test_a_nod_begins_behind_the_hop_that_foresaw_it_and_runs_its_course():
     assert np.array_equal(nodding[:4], still[:4]) and not np.allclose(nodding[4:8], still[4:8])
 
 
-def test_a_head_that_is_to_return_stays_nearer_to_its_usual_place():
+@pytest.mark.parametrize("setting", ["head_return_per_s", "posture_return_per_s"])
+def test_a_head_that_is_to_return_stays_nearer_to_its_usual_place(setting):
     policy, frames = small_policy(), conversation(300)
     policy.network.motion_kept[1:] = 1.0
     away = []
     for rate in (0.0, 2.0):
-        stepper = IncrementalPolicy(policy, "cpu", 5, replace(SAMPLING, head_return_per_s=rate))
+        sampling = replace(SAMPLING, **{"head_return_per_s": 0.0, "posture_return_per_s": 0.0, setting: rate})
+        stepper = IncrementalPolicy(policy, "cpu", 5, sampling)
         motion = play(stepper, frames, [4] * 75, {start: start for start in range(24, 300, 24)})
         way = (motion - policy.network.motion_mean.numpy()) / policy.network.motion_scale.numpy()
         away.append(np.abs(way[:, :3].mean()))
     assert away[1] < 0.5 * away[0]
-    left = Sampling(head_return_per_s=2.0).returns(26)
+
+
+def test_what_is_left_of_a_way_and_of_a_posture_falls_exponentially_for_the_head_alone():
+    sampling = Sampling(head_return_per_s=2.0, posture_return_per_s=0.5)
+    left, back = sampling.returns(26), sampling.posture_returns(26)
     assert left[25, :3] == pytest.approx(np.exp(-2.0)) and (left[:, 3:] == 1.0).all()
+    assert back[25, :3] == pytest.approx(1 - np.exp(-0.5)) and (back[:, 3:] == 0.0).all() and (back[0] == 0.0).all()
 
 
 def test_being_told_that_a_voice_is_not_known_differs_from_silence():

@@ -54,8 +54,8 @@ FIRST_WORKER_TAKES = timedelta(hours=12)
 
 # How a new policy draws, until that is set in its folder's config.yaml.
 SAMPLING = Sampling(
-    head_temperature=1.1, head_correlation_frames=1.25, head_return_per_s=0.2, eyes_temperature=1.3,
-    mouth_temperature=0.0, mouth_gain=1.1, mouth_spread_frames=0.5, nod_threshold=0.15,
+    head_temperature=1.1, head_correlation_frames=1.25, head_return_per_s=0.1, posture_return_per_s=1.5,
+    eyes_temperature=1.3, mouth_temperature=0.0, mouth_gain=1.1, mouth_spread_frames=0.5, nod_threshold=0.15,
 )  # fmt: skip
 
 

@@ -39,11 +39,11 @@ from timar_ros.model.network import (
     TimarNetwork,
 )
 from timar_ros.model.speech_encoder import SpeechEncoder
-from timar_ros.rates import FRAME_SAMPLES
+from timar_ros.rates import FRAME_RATE, FRAME_SAMPLES
 from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows, choose_device
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
-from timar_ros.stream.sampling import Sampling
+from timar_ros.stream.sampling import POSTURE_S, Sampling
 from timar_ros.stream.turn_memory import NEVER, Turn, TurnMemory
 from timar_ros.stream.turns import TurnBoundary
 
@@ -93,6 +93,7 @@ class _Stream:
         self.heard_from: int | None = None  # the hop's first frame
         self.heard: dict[str, np.ndarray] = {}  # of the hop's frames, see `FrameInputs`
         self.last_motion: np.ndarray | None = None  # the newest drawn frames, at most two, normalised units
+        self.posture: np.ndarray | float = 0.0  # see stream/sampling.py, normalised units
         self.nod_ahead = -np.inf  # how surely a nod is about to begin, as a logit
         self.nod_start: int | None = None  # first frame of the newest nod
         self._samples = torch.zeros(2, OVERLAP_SAMPLES)
@@ -120,6 +121,8 @@ class _Stream:
     def remember(self, motion: np.ndarray) -> None:
         known = motion if self.last_motion is None else np.concatenate([self.last_motion, motion])
         self.last_motion = known[-2:]
+        for frame in motion:
+            self.posture += (frame - self.posture) / (POSTURE_S * FRAME_RATE)
 
     def nod_place(self, frames: np.ndarray) -> np.ndarray:
         """Places of frames [n] in the newest nod, 0 after it."""
@@ -333,6 +336,7 @@ class PolicyBatch(OnDevice):
                 own_heard=(streams, draws),
                 partner_heard=(streams, draws),
                 basis=(streams, draws, 2 * dim),
+                posture=(streams, draws, dim),
                 lag=(streams, draws),
                 partner_seen=(streams, draws),
                 nod_place=(streams, draws),
@@ -380,6 +384,7 @@ class PolicyBatch(OnDevice):
             arrays["draw"][stream, : len(new)] = new - first
             if state.last_motion is not None:
                 arrays["basis"][stream, : len(new)] = state.basis(self._step)
+                arrays["posture"][stream] = state.posture
                 arrays["lag"][stream, : len(new)] = 1 + np.arange(len(new))
             for i, number in enumerate(new.tolist()):
                 arrays["noise"][:, stream, i] = state.noise.at(number)
@@ -438,6 +443,7 @@ class PolicyBatch(OnDevice):
         )
         drawn = drawn.view(len(self._streams), shape.draws, -1)
         left = inputs.basis[..., : self._config.motion_dim] * self._returns[lag]
+        left -= given["posture"] * self._posture_returns[lag]
         normalised = self._network.from_change(drawn, left, lag, nod_place) * self._gain
         jump = normalised[:, :1] - inputs.basis[:, :1, : self._config.motion_dim]
         motion = self._network.denormalise(normalised - jump * self._spread[lag])
@@ -462,10 +468,10 @@ class PolicyBatch(OnDevice):
         self._temperature = torch.from_numpy(self.sampling.temperatures()).to(device)
         self._undrawn = self._temperature == 0.0
         self._gain = torch.from_numpy(self.sampling.gains()).to(device)
-        self._returns = torch.from_numpy(self.sampling.returns(self._config.max_turn_frames + 1)).to(device)
-        self._spread = torch.from_numpy(
-            self.sampling.spreads(self._config.max_turn_frames + 1, self._lookahead_frames)
-        ).to(device)
+        lags = self._config.max_turn_frames + 1
+        self._returns = torch.from_numpy(self.sampling.returns(lags)).to(device)
+        self._posture_returns = torch.from_numpy(self.sampling.posture_returns(lags)).to(device)
+        self._spread = torch.from_numpy(self.sampling.spreads(lags, self._lookahead_frames)).to(device)
         self._runner = StepRunner(self._advance, device)
         self._by_graphs = device.type == "cuda"
         if self._by_graphs:

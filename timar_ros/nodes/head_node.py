@@ -42,6 +42,7 @@ from timar_ros.nodes.body import Body
 from timar_ros.nodes.head_parameters import PARAMETERS
 from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
+from timar_ros.nodes.playout import PLAYOUT_RESERVE_MS
 from timar_ros.nodes.runtime import events_executor, run
 from timar_ros.nodes.topics import BURST, LATCHED
 from timar_ros.nodes.voices import Voices, lookahead_frames, lookahead_refusal
@@ -65,9 +66,8 @@ from timar_ros.stream.steppers import frames_in_hop, make_stepper
 from timar_ros.stream.trace import conversation_facts, encode_hop
 from timar_ros.stream.turns import TurnSegmenter
 
-# From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
-PLAYOUT_RESERVE_MS = 100
-# A policy whose step takes longer than that reserve allows for gets this many times its usual step, and half of it.
+# A policy whose step takes longer than PLAYOUT_RESERVE_MS allows for gets this many times its usual step, and half of
+# that reserve.
 SLOW_STEP_MARGIN = 1.5
 # Silence before the first sound is told to recorders that come late, so that theirs is the whole conversation as well.
 KEPT_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -2,6 +2,7 @@
 
 from timar_ros.model.precision import PRECISIONS
 from timar_ros.nodes.parameters import Parameter
+from timar_ros.nodes.playout import PLAYOUT_RESERVE_MS
 from timar_ros.nodes.topics import message_type_parameter
 from timar_ros.nodes.voices import VOICE_PARAMETERS
 from timar_ros.stream.steppers import AUTO as AUTO_PREDICTION
@@ -87,7 +88,8 @@ PARAMETERS = (
     Parameter(
         "playout_delay_ms",
         0,
-        "from a frame's capture until the head shows it; 0: hop + 100 ms, or what a slower policy needs",
+        f"from a frame's capture until the head shows it; 0: hop + {PLAYOUT_RESERVE_MS} ms, "
+        "or what a slower policy needs",
         minimum=0,
         maximum=5000,
         read_only=True,

@@ -8,6 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+# From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
+PLAYOUT_RESERVE_MS = 100
+
 
 class Playout:
     """Calls `show(item)` at each item's due time. Items must be put in the order of their due times.

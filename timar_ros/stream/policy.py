@@ -336,7 +336,7 @@ class PolicyBatch(OnDevice):
                 own_heard=(streams, draws),
                 partner_heard=(streams, draws),
                 basis=(streams, draws, 2 * dim),
-                posture=(streams, draws, dim),
+                posture=(streams, 1, dim),
                 lag=(streams, draws),
                 partner_seen=(streams, draws),
                 nod_place=(streams, draws),

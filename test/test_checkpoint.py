@@ -1,5 +1,8 @@
 """Policy folders: what is written is read back, and what is wrong is said."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import yaml
@@ -36,6 +39,17 @@ def test_a_policy_is_read_as_it_was_written(folder):
     )
     written = load_file(folder / "weights.safetensors")
     assert all(torch.equal(tensor, written[name]) for name, tensor in policy.network.state_dict().items())
+
+
+def test_a_policy_goes_on_after_its_file_was_written_over(folder):
+    """In a process of its own, which a bus error would end."""
+    program = (
+        "import sys; from timar_ros.model.checkpoint import load_policy; policy = load_policy(sys.argv[1])\n"
+        "open(sys.argv[1] + '/weights.safetensors', 'wb').close()\n"
+        "print(sum(float(tensor.abs().sum()) for tensor in policy.network.state_dict().values()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 and float(done.stdout) > 0, done.stderr
 
 
 def test_a_missing_folder_names_those_that_are_there(folder):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from timar_ros.errors import TimarError
 from timar_ros.model.config import NetworkConfig
@@ -138,7 +138,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _load_weights(network: torch.nn.Module, path: Path) -> None:
     try:
-        weights = load_file(path)
+        # Not mapped: copied over while a head runs, a mapped file would end it with a bus error.
+        weights = load(path.read_bytes())
     except FileNotFoundError:
         raise TimarError(f"{path} is missing; copy the whole policy folder again") from None
     except (OSError, SafetensorError) as error:

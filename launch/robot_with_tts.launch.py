@@ -42,9 +42,10 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "synthesiser",
-                default_value="auto",
-                choices=["auto", "espeak-ng", "flite", "piper", "none"],
-                description="Program that speaks what comes on the topic say; auto: the first that is installed.",
+                default_value="",
+                choices=["", "auto", "espeak-ng", "flite", "piper", "none"],
+                description="Program that speaks what comes on the topic say; auto: the first that is installed; "
+                "none: your own. Empty: as the parameter file says.",
             ),
             DeclareLaunchArgument(
                 "voice",

@@ -130,6 +130,14 @@ def test_a_robot_that_speaks_hears_a_person_and_plays_what_the_head_speaks(start
     assert list(nodes["timar_ros", "/speaker"].expanded_remapping_rules) == [("microphone/audio", "head/voice")]
 
 
+@pytest.mark.parametrize("told, engine", [({}, "flite"), ({"synthesiser": "piper"}, "piper")])
+def test_the_synthesiser_is_the_files_unless_another_is_given(started, tmp_path, told, engine):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("synthesiser:\n  ros__parameters:\n    engine: flite\n")
+    nodes = started("robot_with_tts.launch.py", params_file=str(mine), **told)
+    assert parameters(nodes["timar_ros", "/synthesiser"], "synthesiser")["engine"] == engine
+
+
 def test_a_simulated_robot_can_speak_without_sound_devices(started):
     nodes = started("robot_with_tts.launch.py", simulated="true", microphone="none", loudspeaker="false")
     assert names(nodes) == {"/head", "/simulated_head", "/synthesiser"}

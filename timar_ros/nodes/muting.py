@@ -52,6 +52,7 @@ class MuteListener:
 
     def __init__(self, node: Node, topic: str, on_mute: Callable[[], None] = lambda: None) -> None:
         self.muted: bool | None = None
+        self._node = node
         self._on_mute = on_mute
         self._since = time.monotonic()
         self._subscription = node.create_subscription(Bool, topic, self._learn, LATCHED)
@@ -64,7 +65,7 @@ class MuteListener:
     @property
     def may_be_muted(self) -> bool:
         """It is, or somebody is there to tell and has not done so yet."""
-        return self.muted or (self.muted is None and self._subscription.get_publisher_count() > 0)
+        return self.muted or (self.muted is None and self._node.count_publishers(self._subscription.topic_name) > 0)
 
     def catch_up(self) -> None:
         """Learn what was told but not taken yet; as `runtime.take_waiting`."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import QuaternionStamped
 from rcl_interfaces.msg import ParameterEvent, ParameterType
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
@@ -72,7 +72,9 @@ class ViewNode(Node):
         self._head = f"{namespace}/head"
         self._shown = (self._head, f"{namespace}/simulated_head")
         self._pause = self.create_client(SetBool, "head/pause")
-        self._parameters = AsyncParameterClient(self, "head")
+        # ROS 2 Humble has no client for parameters.
+        self._get_parameters = self.create_client(GetParameters, "head/get_parameters")
+        self._set_parameters = self.create_client(SetParameters, "head/set_parameters")
         self._intensity_known = False
         self.create_timer(1.0 / RATE_HZ, self._update)
         self.create_timer(1.0, self._ask_known)
@@ -154,7 +156,7 @@ class ViewNode(Node):
         self._pause.call_async(SetBool.Request(data=pause)).add_done_callback(answered)
 
     def _ask_intensity(self, value: float) -> None:
-        if not self._parameters.services_are_ready():
+        if not self._set_parameters.service_is_ready():
             self._page.notify("Cannot set the intensity", f"nobody answers as {self._head}; is a head node running?")
             return
 
@@ -164,11 +166,12 @@ class ViewNode(Node):
                     self._page.notify("The intensity was refused", result.reason)
                     self._intensity_known = False
 
-        self._parameters.set_parameters([RosParameter("intensity", value=value)], answered)
+        wanted = [RosParameter("intensity", value=value).to_parameter_msg()]
+        self._set_parameters.call_async(SetParameters.Request(parameters=wanted)).add_done_callback(answered)
 
     def _ask_known(self) -> None:
         """Learn the present intensity once the head node is there."""
-        if self._intensity_known or not self._parameters.services_are_ready():
+        if self._intensity_known or not self._get_parameters.service_is_ready():
             return
         self._intensity_known = True
 
@@ -177,7 +180,8 @@ class ViewNode(Node):
                 if value.type == ParameterType.PARAMETER_DOUBLE:
                     self._page.set_intensity(value.double_value)
 
-        self._parameters.get_parameters(["intensity"], answered)
+        request = GetParameters.Request(names=["intensity"])
+        self._get_parameters.call_async(request).add_done_callback(answered)
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from synthetic_bag import FRAME_NS, START_NS, Invented, invented_messages, write
 
 from timar_ros.errors import TimarError
 from timar_ros.motion.track import load_motion
+from timar_ros.replay import clips
 from timar_ros.replay.clips import find_clips, live_runs
 from timar_ros.stream.conversation import Hop
 from timar_ros.stream.frames import PARTNER, SELF, Frame
@@ -155,6 +156,17 @@ def test_a_head_that_was_activated_twice_before_it_heard_anything_had_one_conver
     assert [run.facts for run in runs] == [{"seed": 2}, {"seed": 3}] and all(run.whole for run in runs)
     late = live_runs(SimpleNamespace(hops=hops[:2], conversations=[(500, {"seed": 2})]))
     assert [run.facts for run in late] == [{"seed": 2}]
+
+
+def test_a_bag_without_metadata_gives_all_its_conversations_too(tmp_path, monkeypatch):
+    bag = write_bag(tmp_path / "bag", INVENTED)
+    (file,) = bag.glob("*.mcap")
+    monkeypatch.setattr(clips, "live_runs", lambda recording: [None, None])
+    assert [source.name for source in find_clips(file)] == [f"{file.name} #1", f"{file.name} #2"]
+    (bag / "metadata.yaml").unlink()
+    assert [source.name for source in find_clips(bag)] == ["bag #1", "bag #2"]
+    file.write_bytes(b"no bag")
+    assert [source.name for source in find_clips(bag)] == ["bag"]  # told when it is its turn
 
 
 def test_folder_of_many_forms_gives_all_its_conversations(tmp_path):

@@ -18,14 +18,19 @@ import pytest
 import soundfile
 from synthetic_bag import Invented, write_bag
 
+from timar_ros.channels import CHANNELS
 from timar_ros.cli import main
+from timar_ros.model.checkpoint import load_policy
 from timar_ros.motion.track import load_motion
 from timar_ros.replay import comparison
 from timar_ros.replay.clips import ClipSource
 from timar_ros.replay.comparison import Comparison, as_json, best, flat, nested
 from timar_ros.replay.hearing import DISTANCES
+from timar_ros.replay.offline import hear, move
 from timar_ros.replay.published_metrics import published_metrics
-from timar_ros.replay.trial import Trial, Variant
+from timar_ros.replay.trial import Settings, Trial, Variant, run_trial
+from timar_ros.sound_files import read_voice
+from timar_ros.stream.steppers import make_stepper
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 SECONDS = 4
@@ -200,6 +205,8 @@ def test_report_works_in_a_browser(compared, tmp_path):
         (("both.wav", "--hop-frames", "99"), "--hop-frames is 99; 1 to 25 is allowed"),
         (("both.wav", "--look-ahead", "99"), "--look-ahead is 99; 0 to 25 is allowed"),
         (("both.wav", "--look-ahead", "9"), "runs ahead by 9 frames; policy default knows 0 to"),
+        (("both.wav", "--seed", "0", "-1"), "--seed is -1; 0 and more is allowed"),
+        (("both.wav", "--robot", "nobody"), "There is no robot profile named 'nobody'"),
         (("both.wav", "--video", "a.mp4", "--video-seconds", "0"), "a --video needs more than 0"),
         (("both.wav", "--policy", "still"), "no true motion is known here"),
         (("both.wav", "--goals"), "the goals need the true motion"),
@@ -211,6 +218,22 @@ def test_what_cannot_be_evaluated_is_refused_with_a_sentence(tmp_path, monkeypat
     done = timar(*given)
     assert done.returncode == 1
     assert sentence in done.stderr + done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_seed_means_other_noise_in_each_generated_dialogue_and_that_of_a_live_head_elsewhere(pair, tmp_path):
+    policy, heard = load_policy("default"), hear(*(read_voice(pair / f"{party}.wav") for party in ("self", "partner")))
+
+    def drawn(number: int | None) -> np.ndarray:
+        made = {} if number is None else {"seed": [900, number], "cue_sources": [1.0]}
+        truth = tmp_path / f"{number}.npz"
+        np.savez(truth, motion=np.zeros((25 * SECONDS, 55)), channels=CHANNELS, **made)
+        source = ClipSource("it", pair / "self.wav", pair / "partner.wav", truth)
+        return run_trial(source, Variant("default", seed=3), Settings(robot=None)).motion.values
+
+    live = move(make_stepper(policy, "cpu", 3, 1.0, "float32", 2, 0), heard)
+    assert np.array_equal(drawn(None), live)
+    assert np.array_equal(drawn(4), drawn(4))
+    assert not np.allclose(drawn(4)[:, :3], drawn(5)[:, :3])
 
 
 def test_one_conversation_that_fails_does_not_take_the_others_along(tmp_path):

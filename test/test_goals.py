@@ -43,6 +43,13 @@ def test_only_who_hears_the_own_voice_hears_it_earlier():
     ]  # fmt: skip
 
 
+def test_who_hears_no_voice_is_there_although_voices_are_heard_earlier():
+    variants = variants_of(["mine", "still", "noise", "live"], [0], (), [3])
+    assert [(v.policy, v.lookahead_frames) for v in variants] == [
+        ("mine", 3), ("still", None), ("noise", None), ("live", None),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("policy", "label"),
     [("default", "default"), ("runs/a/policy", "a"), ("runs/b/policy/", "b"), ("policy", "policy"), (None, "policy")],

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic_bag import Invented, write_bag
+from synthetic_bag import START_NS, Invented, write_bag
 
 from timar_ros.channels import MOTION_DIM
 from timar_ros.rates import FRAME_SAMPLES
@@ -78,6 +78,12 @@ def test_motion_delay_is_found_to_the_millisecond(tmp_path, neck_ms):
     invented = replace(INVENTED, neck_ms=neck_ms)
     recording = read_recording(write_bag(tmp_path / "bag", invented))
     assert motion_delay_ms(recording) == pytest.approx(165.0 + neck_ms, abs=2.0)
+
+
+def test_commands_of_another_joint_group_at_100_hz_are_counted(recording):
+    """As an arm's are, where a recording began late."""
+    dense = replace(recording.trajectories, stamps_ns=START_NS + 10_000_000 * np.arange(len(recording.trajectories)))
+    assert summarise(replace(recording, trajectories=dense))["hop_frames"] == 1
 
 
 def test_motion_delay_of_a_robot_with_other_names_and_directions(recording):

@@ -120,12 +120,16 @@ def timing(dialogues: list[tuple[Track, Track]]) -> dict[str, np.ndarray]:
         "one speaks, share of time": shares[1:2],
         "both speak": shares[2:3],
         "nobody speaks": shares[0:1],
-        "talk spurts, s at p5/25/50/75/95": np.percentile(spurts, _QUANTILES),
-        "pauses of one party, s": np.percentile(pauses, _QUANTILES),
-        "floor transfer, s": np.percentile(transfers, _QUANTILES),
+        "talk spurts, s at p5/25/50/75/95": _quantiles(spurts),
+        "pauses of one party, s": _quantiles(pauses),
+        "floor transfer, s": _quantiles(transfers),
         "backchannels a minute": np.array([60.0 * len(backchannels) / seconds]),
-        "backchannel length, s": np.percentile(backchannels, _QUANTILES),
+        "backchannel length, s": _quantiles(backchannels),
     }
+
+
+def _quantiles(values: list[float]) -> np.ndarray:
+    return np.percentile(values, _QUANTILES) if values else np.full(len(_QUANTILES), np.nan)
 
 
 def _transfers(pair: tuple[Track, Track]) -> list[float]:

@@ -234,8 +234,11 @@ def _find(path: Path, topics: tuple[tuple[str, str], ...]) -> list[ClipSource]:
     if _is_bag(path):
         name = path.resolve().name
         count = _conversations_in(path)
-        if count > 1:  # or one, where a head was activated twice before it heard anything
-            count = max(len(live_runs(read_recording(path, dict(topics)))), 1)
+        if count != 1:  # or one, where a head was activated twice before it heard anything
+            try:
+                count = max(len(live_runs(read_recording(path, dict(topics)))), 1)
+            except TimarError:  # told when it is its turn
+                count = 1
         numbered = [name] if count < 2 else [f"{name} #{k + 1}" for k in range(count)]
         return [ClipSource(each, path, topics=topics, number=k) for k, each in enumerate(numbered)]
     if path.is_file():
@@ -258,15 +261,15 @@ def _is_bag(path: Path) -> bool:
     return path.name.endswith(BAG_SUFFIXES)
 
 
-def _conversations_in(path: Path) -> int:
-    """How often a head node began a conversation in a bag, by its metadata alone; 1 where that does not tell."""
+def _conversations_in(path: Path) -> int | None:
+    """How often a head node began a conversation in a bag, by its metadata alone; None where that does not tell."""
     try:
         text = (path / "metadata.yaml").read_text(encoding="utf-8")
         entries = yaml.safe_load(text)["rosbag2_bagfile_information"]["topics_with_message_count"]
         begun = [e["message_count"] for e in entries if e["topic_metadata"]["name"].endswith("/conversation")]
         return max(sum(begun), 1)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
-        return 1
+        return None
 
 
 def _dualtalk_pairs(files: Mapping[str, Path]) -> list[ClipSource]:

@@ -164,8 +164,9 @@ class Comparison:
         trials = [t for t in self.trials if t.variant.without_seed == key and t.error is None]
         if not trials:
             return None
+        trials.sort(key=lambda t: (t.clip, t.seed))  # they came as they were done
         by_clip: dict[str, list[dict[str, Any]]] = {}
-        for trial in sorted(trials, key=lambda t: (t.clip, t.seed)):
+        for trial in trials:
             by_clip.setdefault(trial.clip, []).append(flat(trial.metrics))
         clips = [_means(figures) for figures in by_clip.values()]
         label = "as recorded" if key.policy == LIVE else replace(key, policy=key.policy or trials[0].policy).label

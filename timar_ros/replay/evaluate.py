@@ -34,6 +34,7 @@ from timar_ros.replay.perturbations import PERTURBATIONS, perturbation
 from timar_ros.replay.published_metrics import PUBLISHED, published_metrics
 from timar_ros.replay.rivals import RIVALS
 from timar_ros.replay.trial import Settings, Trial, Variant, plain, variants_of
+from timar_ros.robot.profile import RobotProfile
 
 DRAWN_CLIPS = 3
 
@@ -257,6 +258,11 @@ def _check(args: argparse.Namespace) -> None:
             raise TimarError(f"{name} is {value}; 0 to {most} is allowed")
     if args.video is not None and args.video_seconds <= 0:
         raise TimarError(f"--video-seconds is {args.video_seconds:g}; a --video needs more than 0")
+    for seed in args.seed or []:
+        if seed < 0:
+            raise TimarError(f"--seed is {seed}; 0 and more is allowed")
+    if args.robot != "none":
+        RobotProfile.load(args.robot)  # refuses here what would fail every trial
     by_label: dict[str, str] = {}
     for policy in args.policy or []:
         other = by_label.setdefault(Variant(policy).label, policy)

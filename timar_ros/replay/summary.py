@@ -34,7 +34,8 @@ def summarise(recording: Recording) -> dict[str, Any]:
     robot = _Diagnostics(recording, SIMULATED_HEAD)
     commands, hop_ns = recording.trajectories, _hop_ns(recording.trajectories)
     before = recording.frames_before()
-    hops_before = before // round((hop_ns or FRAME_NS) / FRAME_NS)
+    hop_frames = None if hop_ns is None else max(1, round(hop_ns / FRAME_NS))
+    hops_before = before // (hop_frames or 1)
     frames = _most(_less(node.count("frames"), before), _frames_spanned(recording.blendshapes))
     hops = _most(_less(node.count("hops"), hops_before), _steps_spanned(commands, hop_ns))
     # The last diagnostics are up to a second old; the recorded messages are complete, but may begin late.
@@ -56,7 +57,7 @@ def summarise(recording: Recording) -> dict[str, Any]:
         "seconds": None if frames is None else round(frames * FRAME_NS / 1e9, 3),
         "frames": frames,
         "hops": hops,
-        "hop_frames": None if hop_ns is None else round(hop_ns / FRAME_NS),
+        "hop_frames": hop_frames,
         "commands": received,
         "commands_percent": _percent(received, sent),
         "refusals": _most(robot.count("refusals"), len(recording.refusals) or None),

@@ -58,6 +58,15 @@ def test_a_hop_comes_when_its_frames_are_there(conversation):
     assert (numbers(hop), hop.motion.shape, conversation.merged) == ([0, 1], (2, 55), 0)
 
 
+def test_a_clock_that_went_back_within_a_hop_leaves_its_frames_in_a_row(conversation):
+    before, after = frames(0, 2)
+    conversation.hear(replace(before, stamp_ns=500 * 10**9))
+    conversation.hear(replace(after, stamp_ns=7_000_000))
+    hop = conversation.draw()
+    assert hop.stamps_ns == [7_000_000 - FRAME_NS, 7_000_000]
+    assert hop.heard_until_ns == 7_000_000 + FRAME_NS
+
+
 def test_late_hops_are_merged_into_one_and_counted_and_half_a_hop_waits(conversation):
     for frame in frames(0, 7):
         conversation.hear(frame)

@@ -25,7 +25,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from safetensors.torch import load_file
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Int16MultiArray, String
+from std_msgs.msg import Bool, Int16MultiArray, String, UInt8MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from timar_ros.channels import ARKIT_BLENDSHAPES
@@ -34,6 +34,7 @@ from timar_ros.model.published_checkpoint import published_network, speech_confi
 from timar_ros.motion.flame import FLAME_CHANNELS
 from timar_ros.nodes.head_node import PARAMETERS, HeadNode
 from timar_ros.robot.command_timing import NO_SOUND
+from timar_ros.stream.trace import decode_hop
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -279,8 +280,9 @@ def test_a_head_that_nobody_tells_of_is_not_commanded_and_the_diagnostics_say_so
     assert head.output().count("/joint_states has not told where") == 1
 
 
-def test_a_clock_that_goes_back_does_not_stop_neck_and_face(graph):
-    """As a simulator does that is reset, or a bag that is played again."""
+@pytest.mark.parametrize("sound", [False, True], ids=["without sound", "with sound"])
+def test_a_clock_that_goes_back_does_not_stop_neck_and_face(graph, sound):
+    """As a simulator does that is reset, or a bag that is played again; sound was captured before time began, then."""
     head = graph.start_node("head_node", {"use_sim_time": True})
     head.wait_for_output("active", timeout=60)
     received = {
@@ -288,23 +290,54 @@ def test_a_clock_that_goes_back_does_not_stop_neck_and_face(graph):
         for topic, kind in {"head_controller/joint_trajectory": JointTrajectory, "head/blendshapes": JointState}.items()
     }
     clock, joints = graph.publisher(Clock, "/clock", matched=1), graph.publisher(JointState, "joint_states")
+    heard = microphones(graph) if sound else []
 
     def run_clock(begin_s: int, most_s: int) -> None:
         """Until neck and face move before a time."""
         begin = time.monotonic()
+        spoken = 0
 
         def moved() -> bool:
+            nonlocal spoken
             time.sleep(0.01)
             elapsed_ns = round((time.monotonic() - begin) * 1e9)
+            while spoken * 10 * MS < elapsed_ns:
+                spoken += 1
+                for microphone in heard:
+                    microphone.publish(Int16MultiArray(data=np.full(PACKET, 100, np.int16)))
             clock.publish(Clock(clock=Time(sec=begin_s + elapsed_ns // 10**9, nanosec=elapsed_ns % 10**9)))
             joints.publish(JointState(name=["neck_yaw", "neck_pitch", "neck_roll"], position=[0.0, 0.0, 0.0]))
-            return all(len([m for _, m in got if m.header.stamp.sec < most_s]) > 10 for got in received.values())
+            found = [[m for _, m in got if m.header.stamp.sec < most_s] for got in received.values()]
+            if sound:
+                found[0] = [m for m in found[0] if m.header.frame_id != NO_SOUND]
+            return all(len(messages) > 10 for messages in found)
 
         graph.wait_until(moved, f"motion before {most_s} s")
 
     run_clock(1000, 2000)
-    run_clock(100, 900)
+    run_clock(0, 900)
     assert "the clock went back by" in head.output()
+
+
+def test_who_listens_to_the_trace_later_hears_nothing_that_was_said_before(graph):
+    head = graph.start_node("head_node", {})
+    head.wait_for_output("active", timeout=60)
+    latched = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+    def said(messages: list) -> list[bool]:
+        hops = [decode_hop(message.data.tobytes()).hop for _, message in messages]
+        return [any(frame.partner.any() for frame in hop.frames) for hop in hops]
+
+    first = graph.collect(UInt8MultiArray, "head/trace", latched)
+    heard = microphones(graph)
+    own, partner = voices(1.0)
+    talk_until(lambda: said(first).count(False) > 3, "silence", heard, np.zeros_like(own), np.zeros_like(partner))
+    talk_until(lambda: said(first).count(True) > 3, "speech", heard, own, partner)
+    time.sleep(2.0)
+    later = graph.collect(UInt8MultiArray, "head/trace", latched)
+    graph.wait_until(lambda: len(later) > 3, "the silence before the first sound")
+    time.sleep(0.5)
+    assert not any(said(later))
 
 
 def test_wrong_messages_are_told_and_the_head_goes_on(graph):

@@ -15,9 +15,10 @@ pytest.importorskip("rclpy")
 import rclpy
 from std_msgs.msg import Int16MultiArray
 
-from timar_ros.nodes import runtime, speaker_node
+from timar_ros.nodes import head_parameters, runtime, speaker_node
 from timar_ros.nodes.speaker_node import PlayoutBuffer, SpeakerNode
 from timar_ros.stream.audio_messages import AudioChunk
+from timar_ros.stream.lookahead import lips_lead_ms
 
 MS = 1_000_000
 START = 1_800_000_000_000 * MS
@@ -41,6 +42,18 @@ def test_what_is_written_for_a_time_is_read_at_that_time():
         buffer.write(at(k), tone(k))
     np.testing.assert_array_equal(buffer.read(at(2), PACKET), tone(2))
     np.testing.assert_array_equal(buffer.read(at(3), PACKET), tone(3))
+
+
+def test_sound_is_heard_at_the_longest_delay_that_a_head_tells():
+    (longest,) = (parameter.maximum for parameter in head_parameters.PARAMETERS if parameter.name == "playout_delay_ms")
+    delay_ns = round(longest * 1e6) + round(lips_lead_ms(0) * 1e6)
+    buffer, voice = PlayoutBuffer(RATE), np.ones(RATE // 100, np.float32)
+    heard = []
+    for packet in range(1000):  # ten seconds, in which what was spoken at a time is read the delay later
+        now_ns = packet * 10_000_000
+        buffer.write(now_ns, voice)
+        heard.append(buffer.read(now_ns - delay_ns, len(voice)).mean())
+    assert np.mean(heard[-100:]) > 0.99
 
 
 def test_gaps_are_silent():

@@ -14,7 +14,6 @@ import numpy as np
 from geometry_msgs.msg import PointStamped, QuaternionStamped
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
@@ -29,7 +28,7 @@ from timar_ros.nodes.frames_of_reference import FramesOfReference, UnknownFrameE
 from timar_ros.nodes.neck import Neck
 from timar_ros.nodes.parameters import Parameters
 from timar_ros.nodes.playout import Playout
-from timar_ros.nodes.topics import LATCHED
+from timar_ros.nodes.topics import LATCHED, stamp_of
 from timar_ros.rates import CLOCK_LEAP_NS, FRAME_NS
 from timar_ros.robot.description import read_description, tightened
 from timar_ros.robot.profile import RobotProfile
@@ -319,7 +318,7 @@ class Body:
     def _show_frame(self, shown: tuple[int, np.ndarray | None, np.ndarray]) -> None:
         """Head pose, blendshapes and servos of one frame, stamped with its capture; no pose of a face let go."""
         stamp_ns, rotation, weights = shown
-        stamp = Time(nanoseconds=stamp_ns).to_msg()
+        stamp = stamp_of(stamp_ns)
         if rotation is not None:
             if not self._moving:
                 return
@@ -333,7 +332,7 @@ class Body:
         face.header.stamp, face.header.frame_id = stamp, self._settings.head_frame
         self._blendshapes.publish(face)
         if self._face:
-            self._face.follow(weights, self._now_ns())
+            self._face.follow(weights, self._playout.now_ns())
         self._face_shown = weights
 
     @property

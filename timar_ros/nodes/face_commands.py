@@ -7,11 +7,11 @@ import threading
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.serialization import deserialize_message
-from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from timar_ros.nodes.topics import stamp_of
 from timar_ros.rates import FRAME_NS
 from timar_ros.robot.face import FaceServos
 from timar_ros.robot.profile import Face
@@ -69,7 +69,7 @@ class FaceCommands:
             return Float64MultiArray(data=positions)
         if self._kind == "joint_state":
             message = JointState(name=self._names, position=positions)
-            message.header.stamp = Time(nanoseconds=now_ns).to_msg()
+            message.header.stamp = stamp_of(now_ns)
             return message
         point = JointTrajectoryPoint(positions=positions)
         point.time_from_start.nanosec = FRAME_NS

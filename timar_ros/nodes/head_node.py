@@ -25,11 +25,11 @@ import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import QuaternionStamped
 from rclpy.clock import ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String, UInt8MultiArray
 
@@ -42,11 +42,10 @@ from timar_ros.nodes.body import Body
 from timar_ros.nodes.head_parameters import PARAMETERS
 from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
-from timar_ros.nodes.playout import PLAYOUT_RESERVE_MS
 from timar_ros.nodes.runtime import events_executor, run
-from timar_ros.nodes.topics import BURST, LATCHED
+from timar_ros.nodes.topics import BURST, LATCHED, time_of
 from timar_ros.nodes.voices import Voices, lookahead_frames, lookahead_refusal
-from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES, PLAYOUT_RESERVE_MS
 from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.profile import RobotProfile
 from timar_ros.stream.audio_messages import (
@@ -71,6 +70,8 @@ from timar_ros.stream.turns import TurnSegmenter
 SLOW_STEP_MARGIN = 1.5
 # Silence before the first sound is told to recorders that come late, so that theirs is the whole conversation as well.
 KEPT_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Latched for the same recorders, but what was said is gone before another one comes.
+VOICES_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=1))
 # Of diagnostics; those that are told whether to warn are 0 and 1 as well.
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}
@@ -228,7 +229,8 @@ class HeadNode(LifecycleNode):
         self._floors = self._make_publisher(String, "~/floor", LATCHED)
         self._turns = self._make_publisher(String, "~/turns", 50)
         self._facts = self._make_publisher(String, "~/conversation", LATCHED)
-        self._trace = self._make_publisher(UInt8MultiArray, "~/trace", KEPT_TRACE)
+        self._trace_of_silence = self._make_publisher(UInt8MultiArray, "~/trace", KEPT_TRACE)
+        self._trace = self._make_publisher(UInt8MultiArray, "~/trace", VOICES_TRACE)
         self._diagnostics = self._make_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def _make_publisher(self, message_type: type, topic: str, qos: QoSProfile | int) -> Publisher:
@@ -327,7 +329,7 @@ class HeadNode(LifecycleNode):
             self._partner_face.push_pose(self._stamp_ns(message.header), (q.x, q.y, q.z, q.w))
 
     def _stamp_ns(self, header) -> int:
-        return Time.from_msg(header.stamp).nanoseconds or self._now_ns()
+        return time_of(header.stamp) or self._now_ns()
 
     @property
     def _simulated_time(self) -> bool:
@@ -376,10 +378,11 @@ class HeadNode(LifecycleNode):
         return min(max((deadline_ns - self._now_ns()) * 1e-9, 0.0005), longest)
 
     def _move(self, hop: Hop) -> None:
-        first_due_ns = hop.frames[0].stamp_ns + self._playout_delay_ns
+        stamps_ns = hop.stamps_ns
+        first_due_ns = stamps_ns[0] + self._playout_delay_ns
         planned_ns, intensity = self._now_ns(), self._settings.intensity
         self._body.show(
-            [frame.stamp_ns for frame in hop.frames],
+            stamps_ns,
             hop.motion,
             heard=[frame.own_heard or frame.partner_heard for frame in hop.frames],
             quiet=[update.floor is Floor.NOBODY for update in hop.updates],
@@ -390,7 +393,8 @@ class HeadNode(LifecycleNode):
         self._announce(hop)
         self._only_silence = self._only_silence and not any(f.own.any() or f.partner.any() for f in hop.frames)
         if self._only_silence or self._trace.get_subscription_count():
-            self._trace.publish(UInt8MultiArray(data=array("B", encode_hop(hop, planned_ns, intensity))))
+            trace = self._trace_of_silence if self._only_silence else self._trace
+            trace.publish(UInt8MultiArray(data=array("B", encode_hop(hop, planned_ns, intensity))))
 
     # Out
 
@@ -400,9 +404,9 @@ class HeadNode(LifecycleNode):
             self._say("self", self._speaking[SELF], Bool(data=update.own_speaking))
             self._say("partner", self._speaking[PARTNER], Bool(data=update.partner_speaking))
             self._say("floor", self._floors, String(data=update.floor.value))
-        first = hop.frames[0]
+        first, first_ns = hop.frames[0].index, hop.stamps_ns[0]
         for boundary in hop.boundaries:
-            stamp_ns = first.stamp_ns + (boundary.frame - first.index) * FRAME_NS
+            stamp_ns = first_ns + (boundary.frame - first) * FRAME_NS
             turn = {
                 "frame": boundary.frame,
                 "stamp_ns": stamp_ns,

@@ -2,9 +2,9 @@
 
 from timar_ros.model.precision import PRECISIONS
 from timar_ros.nodes.parameters import Parameter
-from timar_ros.nodes.playout import PLAYOUT_RESERVE_MS
 from timar_ros.nodes.topics import message_type_parameter
 from timar_ros.nodes.voices import VOICE_PARAMETERS
+from timar_ros.rates import PLAYOUT_RESERVE_MS
 from timar_ros.stream.steppers import AUTO as AUTO_PREDICTION
 from timar_ros.stream.steppers import HOP, TURN
 

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from rclpy.lifecycle import LifecycleNode
-from rclpy.time import Time
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from timar_ros.motion.trajectory import Trajectory
+from timar_ros.nodes import runtime
+from timar_ros.nodes.ending_clock import EndingClock
+from timar_ros.nodes.topics import stamp_of
 from timar_ros.robot.command_timing import NO_SOUND, STREAM_DEPTH
 from timar_ros.robot.commands import PlainValues, joint_angles_class
 from timar_ros.robot.profile import Command
@@ -41,9 +44,11 @@ class TrajectoryCommands:
             new_ns = max(trajectory.join_ns, now_ns + BLEND_NS)
             from_ns = min(new_ns, int(trajectory.times_ns[-1]))  # a short one still ends where it rests
             message = trajectory_message(trajectory, self._joints, now_ns, from_ns)
-            message.header.stamp = Time().to_msg()
+            message.header.stamp = Time()
         else:
-            message = trajectory_message(trajectory, self._joints, now_ns if rests_on_ns is None else rests_on_ns)
+            # Points before the stamp are left out. Sound of a clock that is ahead must not take those that are due.
+            stamp_ns = now_ns if rests_on_ns is None else min(rests_on_ns, now_ns)
+            message = trajectory_message(trajectory, self._joints, stamp_ns)
         if rests_on_ns is None:
             message.header.frame_id = NO_SOUND
         self.publisher.publish(message)
@@ -63,7 +68,7 @@ class PositionCommands:
 
     # A simulated clock may run at any rate and may jump: never sleep longer than this.
     LONGEST_SLEEP_S = 0.02
-    # Nor wait longer than this for the head to be at rest: a simulated clock may stand still for good.
+    # Nor wait longer than this for the head to be at rest.
     LONGEST_STOP_S = 2.0
 
     def __init__(
@@ -79,7 +84,7 @@ class PositionCommands:
             planned: of a time, ns, the state [3, J], or None where there is nothing to send.
             interrupted: told the positions [J] that were sent last, when the next ones would come too late.
         """
-        self._node = node
+        self._now_ns = EndingClock(lambda: node.get_clock().now().nanoseconds)
         self._planned = planned
         self._interrupted = interrupted
         self._values = PlainValues(command, joints)
@@ -99,14 +104,15 @@ class PositionCommands:
             self._changed.notify()
 
     def start(self) -> None:
+        self._now_ns.begin()
         self._running = True
-        self._thread = threading.Thread(target=self._run, name="positions")
-        self._thread.start()
+        self._thread = runtime.start_thread(self._run, "positions")
 
     def stop(self) -> None:
         """End once the head is at rest, or `LONGEST_STOP_S` have passed by the wall's clock."""
         if self._thread is None:
             return
+        self._now_ns.end()
         with self._changed:
             self._running = False
             self._stop_by_s = time.monotonic() + self.LONGEST_STOP_S
@@ -117,7 +123,7 @@ class PositionCommands:
     def _run(self) -> None:
         sent_ns, sent = 0, None
         while True:
-            now_ns = self._node.get_clock().now().nanoseconds
+            now_ns = self._now_ns()
             due_ns = sent_ns + self._period_ns
             if abs(now_ns - due_ns) > MOST_LATE * self._period_ns:
                 due_ns = now_ns // self._period_ns * self._period_ns
@@ -145,7 +151,7 @@ class PositionCommands:
         message = self._type(
             joint_names=self._values.names, joint_angles=positions, speed=self._values.speed(state), relative=0
         )
-        message.header.stamp = Time(nanoseconds=time_ns).to_msg()
+        message.header.stamp = stamp_of(time_ns)
         return message
 
 
@@ -154,7 +160,7 @@ def trajectory_message(
 ) -> JointTrajectory:
     """Points after `stamp_ns`, which is the time that time_from_start counts from, and not before `from_ns`."""
     message = JointTrajectory(joint_names=list(joint_names))
-    message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
+    message.header.stamp = stamp_of(stamp_ns)
     ahead = (trajectory.times_ns > stamp_ns) & (trajectory.times_ns >= from_ns)
     rows = zip(
         (trajectory.times_ns[ahead] - stamp_ns).tolist(),

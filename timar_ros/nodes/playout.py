@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-# From the end of a hop's last frame until its motion is due: transport, the step and the planner, at their slowest.
-PLAYOUT_RESERVE_MS = 100
+from timar_ros.nodes import runtime
+from timar_ros.nodes.ending_clock import EndingClock
 
 
 class Playout:
@@ -17,14 +17,17 @@ class Playout:
 
     Args:
         now_ns: the clock that due times refer to; it may be simulated.
-        show: called from this object's thread.
+        show: called from this object's thread; its errors end the node.
+
+    Attributes:
+        now_ns: that clock, which goes on by the wall's while what is left is shown.
     """
 
     # A simulated clock may run at any rate and may jump: never sleep longer than this.
     LONGEST_SLEEP_S = 0.02
 
     def __init__(self, now_ns: Callable[[], int], show: Callable[[Any], None]) -> None:
-        self._now_ns = now_ns
+        self.now_ns = EndingClock(now_ns)
         self._show = show
         self._items: deque[tuple[int, Any]] = deque()
         self._changed = threading.Condition()
@@ -33,9 +36,9 @@ class Playout:
 
     def start(self) -> None:
         self.clear()
+        self.now_ns.begin()
         self._running = True
-        self._thread = threading.Thread(target=self._run, name="playout")
-        self._thread.start()
+        self._thread = runtime.start_thread(self._run, "playout")
 
     def put(self, due_ns: int, item: Any) -> None:
         with self._changed:
@@ -49,6 +52,7 @@ class Playout:
 
     def finish(self, longest_s: float) -> None:
         """Wait until all is shown, at most so long by the wall's clock, and end the thread."""
+        self.now_ns.end()
         end = time.monotonic() + longest_s
         with self._changed:
             while self._items and time.monotonic() < end:
@@ -72,7 +76,7 @@ class Playout:
                     self._changed.wait()
                 if not self._running:
                     return
-                wait_s = (self._items[0][0] - self._now_ns()) * 1e-9
+                wait_s = (self._items[0][0] - self.now_ns()) * 1e-9
                 if wait_s > 0:
                     self._changed.wait(min(wait_s, self.LONGEST_SLEEP_S))
                     continue

@@ -22,6 +22,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
+from rclpy.utilities import try_shutdown
 
 from timar_ros.errors import TimarError
 
@@ -44,6 +45,20 @@ def fail(error: Exception) -> None:
     """Let the running node end with the error of a thread of its own; from any thread."""
     _failures.append(error)
     _stop.set()
+
+
+def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """A thread that has begun; what it raises ends the node, which would else go on without it."""
+
+    def guarded() -> None:
+        try:
+            target()
+        except Exception as error:
+            fail(error)
+
+    thread = threading.Thread(target=guarded, name=name)
+    thread.start()
+    return thread
 
 
 def use_wheels_prefix() -> None:
@@ -163,7 +178,7 @@ def _close(node: Node | None, executor: Executor | None) -> None:
             executor.shutdown(timeout_sec=2.0)
         if node is not None:
             node.destroy_node()
-        rclpy.try_shutdown()
+        try_shutdown()
 
 
 def _shut_down(node: LifecycleNode) -> None:

@@ -26,10 +26,9 @@ from timar_ros.errors import TimarError
 from timar_ros.nodes import runtime
 from timar_ros.nodes.muting import MuteListener, is_muted_topic
 from timar_ros.nodes.parameters import Parameter, declare
-from timar_ros.nodes.playout import PLAYOUT_RESERVE_MS
 from timar_ros.nodes.sound_devices import DeviceKeeper, NoSoundDeviceError, open_stream
 from timar_ros.nodes.topics import LATCHED, message_type_parameter, publish_format
-from timar_ros.rates import FRAME_NS
+from timar_ros.rates import FRAME_NS, PLAYOUT_RESERVE_MS
 from timar_ros.stream.audio_messages import (
     AudioChunk,
     AudioDecoder,
@@ -93,8 +92,8 @@ PARAMETERS = (
 
 USUAL_PLAYOUT_MS = 2 * FRAME_NS / 1e6 + PLAYOUT_RESERVE_MS
 """The head's delay where no head node tells it: a hop of two frames."""
-LONGEST_DELAY_S = 4.0
-"""What the buffer holds: the longest delay_ms and as much again for packets that came early."""
+LONGEST_DELAY_S = 7.0
+"""What the buffer holds: the longest playout delay of a head, its lips' lead and room for packets that came early."""
 
 
 DEVICE_LATENCY_S = 0.06

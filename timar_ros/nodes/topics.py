@@ -1,7 +1,8 @@
-"""What topics of several nodes have in common: latching, the type of audio messages, and who tells its format."""
+"""What topics of several nodes have in common: latching, stamps, the type of audio messages, who tells its format."""
 
 from __future__ import annotations
 
+from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -18,6 +19,17 @@ from timar_ros.stream.audio_messages import (
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BURST = QoSProfile(depth=5000)
 """Of a synthesiser's sound, which may come at once: a minute in packets of 12 ms waits."""
+
+
+def stamp_of(time_ns: int) -> Time:
+    """A time as messages hold it, which rclpy's own class refuses below 0: simulated sound is captured before that."""
+    sec, nanosec = divmod(time_ns, 10**9)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def time_of(stamp: Time) -> int:
+    """A stamp's ns."""
+    return stamp.sec * 10**9 + stamp.nanosec
 
 
 def message_type_parameter(name: str = "message_type") -> Parameter:

@@ -8,12 +8,11 @@ import numpy as np
 
 from timar_ros.motion.retarget import Retargeter
 from timar_ros.motion.trajectory import TrajectoryPlanner
-from timar_ros.rates import FRAME_NS
+from timar_ros.rates import FRAME_NS, PLAYOUT_RESERVE_MS
 from timar_ros.robot.profile import RobotProfile
 
-# A hop's motion is planned this long after its last sample, and due this long after its last frame's end.
+# A hop's motion is planned this long after its last sample.
 _PLANNED_AFTER_NS = 15_000_000
-_DUE_AFTER_NS = 92_000_000
 
 
 def limit_use(profile: RobotProfile, rpy: np.ndarray, hops: Sequence[int]) -> dict[str, float]:
@@ -21,19 +20,20 @@ def limit_use(profile: RobotProfile, rpy: np.ndarray, hops: Sequence[int]) -> di
 
     Args:
         rpy: [frames, 3] rad, from rest.
-        hops: frames of each hop.
+        hops: frames of each hop; where some were merged, the others are the usual ones.
 
     Returns:
         position (of half the range, from its middle), velocity, acceleration and jerk; 1 is the limit.
     """
-    retargeter, planner = Retargeter(profile), TrajectoryPlanner(profile, max(hops))
+    usual = round(np.median(hops))
+    retargeter, planner = Retargeter(profile), TrajectoryPlanner(profile, usual)
     planner.resume(retargeter.joints(np.zeros(3))[0])
     targets = retargeter.joints(rpy)
     ends = np.cumsum(hops)
     plans = []
     for count, end in zip(hops, ends, strict=True):
         heard_ns = int(end) * FRAME_NS
-        first_due_ns = heard_ns - (count - 1) * FRAME_NS + _DUE_AFTER_NS - FRAME_NS
+        first_due_ns = heard_ns + (usual - count) * FRAME_NS + PLAYOUT_RESERVE_MS * 10**6
         plans.append(planner.plan(targets[end - count : end], first_due_ns, heard_ns + _PLANNED_AFTER_NS))
     lower, upper, *most = (
         np.array([getattr(joint.limits, name) for joint in profile.joints])

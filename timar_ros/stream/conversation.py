@@ -26,6 +26,12 @@ class Hop:
     motion: np.ndarray
 
     @property
+    def stamps_ns(self) -> list[int]:
+        """Capture of each frame, counted back from the newest: the clock may have gone back since the others."""
+        newest = len(self.frames) - 1
+        return [self.frames[-1].stamp_ns - (newest - i) * FRAME_NS for i in range(newest + 1)]
+
+    @property
     def heard_until_ns(self) -> int:
         """Capture of the end of the newest frame: the newest sample that the motion rests on."""
         return self.frames[-1].stamp_ns + FRAME_NS

@@ -21,7 +21,7 @@ from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
 from timar_ros.stream.policy import Hop, IncrementalPolicy, PolicyBatch
-from timar_ros.stream.sampling import POSTURE_S, Sampling
+from timar_ros.stream.sampling import POSTURE_S, Sampling, region
 from timar_ros.stream.turns import TurnBoundary
 
 WINDOW = 60
@@ -33,6 +33,7 @@ SAMPLING = Sampling(
     mouth_spread_frames=1.0,
     head_return_per_s=0.8,
     posture_return_per_s=2.0,
+    face_posture_return_per_s=1.0,
     face_temperature=0.8,
     head_correlation_frames=3.0,
     eyes_correlation_frames=1.0,
@@ -362,25 +363,34 @@ def test_a_nod_begins_behind_the_hop_that_foresaw_it_and_runs_its_course():
     assert np.array_equal(nodding[:4], still[:4]) and not np.allclose(nodding[4:8], still[4:8])
 
 
-@pytest.mark.parametrize("setting", ["head_return_per_s", "posture_return_per_s"])
-def test_a_head_that_is_to_return_stays_nearer_to_its_usual_place(setting):
+HEAD, BROWS = slice(3), [k for k, name in enumerate(CHANNELS) if name.startswith("brow")]
+
+
+@pytest.mark.parametrize(
+    "setting, channels, left",
+    [("head_return_per_s", HEAD, 0.5), ("posture_return_per_s", HEAD, 0.5), ("face_posture_return_per_s", BROWS, 0.8)],
+)
+def test_what_is_to_return_stays_nearer_to_its_usual_place(setting, channels, left):
     policy, frames = small_policy(), conversation(300)
     policy.network.motion_kept[1:] = 1.0
     away = []
     for rate in (0.0, 2.0):
-        sampling = replace(SAMPLING, **{"head_return_per_s": 0.0, "posture_return_per_s": 0.0, setting: rate})
+        sampling = replace(SAMPLING, head_return_per_s=0.0, posture_return_per_s=0.0)
+        sampling = replace(sampling, **{setting: rate})
         stepper = IncrementalPolicy(policy, "cpu", 5, sampling)
         motion = play(stepper, frames, [4] * 75, {start: start for start in range(24, 300, 24)})
         way = (motion - policy.network.motion_mean.numpy()) / policy.network.motion_scale.numpy()
-        away.append(np.abs(way[:, :3].mean()))
-    assert away[1] < 0.5 * away[0]
+        away.append(np.abs(way[:, channels].mean(axis=0)).mean())
+    assert away[1] < left * away[0]
 
 
-def test_what_is_left_of_a_way_and_of_a_posture_falls_exponentially_for_the_head_alone():
-    sampling = Sampling(head_return_per_s=2.0, posture_return_per_s=0.5)
+def test_what_is_left_of_a_way_and_of_a_posture_falls_exponentially():
+    sampling = Sampling(head_return_per_s=2.0, posture_return_per_s=0.5, face_posture_return_per_s=0.25)
     left, back = sampling.returns(26), sampling.posture_returns(26)
     assert left[25, :3] == pytest.approx(np.exp(-2.0)) and (left[:, 3:] == 1.0).all()
-    assert back[25, :3] == pytest.approx(1 - np.exp(-0.5)) and (back[:, 3:] == 0.0).all() and (back[0] == 0.0).all()
+    face = np.array([region(name) == "face" for name in CHANNELS])
+    assert back[25, :3] == pytest.approx(1 - np.exp(-0.5)) and back[25, face] == pytest.approx(1 - np.exp(-0.25))
+    assert (back[:, 3:][:, ~face[3:]] == 0.0).all() and (back[0] == 0.0).all()
 
 
 def test_being_told_that_a_voice_is_not_known_differs_from_silence():

@@ -1,6 +1,7 @@
 """Training: windows, masks, the loss, resuming; on conversations small enough to learn by heart."""
 
 import argparse
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,34 @@ def test_a_run_with_other_settings_is_not_resumed_by_mistake(data, tmp_path):
     train.run(arguments(data, tmp_path / "run", steps=2))
     with pytest.raises(TimarError, match="other settings"):
         train.run(arguments(data, tmp_path / "run", steps=3))
+
+
+def test_a_run_is_not_resumed_with_other_data_or_from_another_start(data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    for path in other.glob("*_speaker?.npz"):
+        with np.load(path) as told:
+            np.savez(path, **dict(told) | {"motion": told["motion"][::-1]})
+    train.run(arguments(data, tmp_path / "run", steps=2))
+    with pytest.raises(TimarError, match="speech_encoder.pt was made with other settings or of other data"):
+        train.run(arguments(other, tmp_path / "run", steps=2))
+    (tmp_path / "run" / "speech_encoder.pt").unlink()
+    with pytest.raises(TimarError, match="was made of other data or from another --start"):
+        train.run(arguments(other, tmp_path / "run", steps=2))
+
+    train.run(arguments(data, tmp_path / "one", steps=2, seed=1))
+    starts = [f"{tmp_path / name / 'policy'}/" for name in ("run", "one")]
+    train.run(arguments(data, tmp_path / "further", steps=2, start=starts[:1]))
+    with pytest.raises(TimarError, match="was made of other data or from another --start"):
+        train.run(arguments(data, tmp_path / "further", steps=2, start=starts[1:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch", 0), ("open_groups", 0), ("draws", 0), ("seed", -1), ("steps", -1)]
+)
+def test_a_recipe_that_cannot_be_is_refused_with_a_sentence(data, tmp_path, name, value):
+    with pytest.raises(TimarError, match=f"--{name.replace('_', '-')} is {value}; . and more is allowed"):
+        train.run(arguments(data, tmp_path / "run", **{name: value}))
 
 
 @pytest.mark.parametrize("kept", ["checkpoint.pt", "speech_encoder.pt"])
@@ -611,26 +640,19 @@ def test_ten_minutes_of_dialogue_beat_the_mean_on_others_and_resuming_gives_the_
 
 @pytest.mark.heavy
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("channels", ["jaw", "all"])
-def test_living_on_its_own_motion_ten_minutes_of_dialogue_beat_the_mean(
-    channels, learned_from_ten_minutes, slice_of_dialogues, request
-):
-    if channels == "all":
-        reason = "ten minutes do not teach slow channels where to stay: 0.95 for 0.92 (docs/decisions.md)"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_living_on_its_own_motion_ten_minutes_of_dialogue_beat_the_mean(learned_from_ten_minutes, slice_of_dialogues):
+    """As the policy is run, but for the noise, whose mean is what can be held against another mean."""
     policy = load_policy(learned_from_ten_minutes[1] / "policy")
     mean = policy.network.motion_mean.numpy()
     errors = []
     for conversation in load_conversations(slice_of_dialogues / "held_out", jobs=1):
-        stepper = IncrementalPolicy(policy, "cpu", sampling=Sampling.mean())
+        stepper = IncrementalPolicy(policy, "cpu", sampling=Sampling.from_policy(policy, temperature=0.0))
         motion = offline.move(stepper, offline.hear(*(conversation.voices / np.float32(32768))))
         truth = conversation.motion[0, : len(motion)]
         errors.append([np.mean(np.square(truth - guess), axis=0) for guess in (motion, mean)])
     predicted, mean_predictor = np.mean(errors, axis=0) / policy.network.motion_scale.numpy() ** 2
-    if channels == "jaw":
-        assert predicted[JAW] < 0.8 * mean_predictor[JAW]
-    else:
-        assert predicted.mean() < mean_predictor.mean()
+    assert predicted[JAW] < 0.8 * mean_predictor[JAW]
+    assert predicted.mean() < mean_predictor.mean()
 
 
 def hops_to_come(network: TimarNetwork, conversations) -> list[np.ndarray]:

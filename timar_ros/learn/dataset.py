@@ -9,6 +9,7 @@ beside the data, until the voices or the segmentation are others.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,6 +59,15 @@ class Conversation:
     @property
     def frames(self) -> int:
         return self.motion.shape[1]
+
+
+def fingerprint(conversations: Sequence[Conversation]) -> str:
+    """Tells these conversations from others: their motion, and of their voices a sample in each 10 ms."""
+    told = hashlib.blake2b(digest_size=16)
+    for conversation in conversations:
+        told.update(np.ascontiguousarray(conversation.motion).data)
+        told.update(np.ascontiguousarray(conversation.voices[:, ::160]).data)
+    return told.hexdigest()
 
 
 def load_conversations(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from timar_ros.errors import TimarError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -40,3 +42,10 @@ class Recipe:
     wandering_conversations: int = 48
     settle_conversations: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"batch": 1, "open_groups": 1, "short_open_groups": 1, "draws": 1, "window_frames": 1}
+        for name, value in vars(self).items():
+            lowest = least.get(name, 0)
+            if value < lowest:
+                raise TimarError(f"--{name.replace('_', '-')} is {value}; {lowest} and more is allowed")

@@ -58,7 +58,12 @@ class MouthReading(nn.Module):
 
 
 def teach(
-    encoder: SpeechEncoder, conversations: list[Conversation], recipe: Recipe, kept: Path, until: int | None = None
+    encoder: SpeechEncoder,
+    conversations: list[Conversation],
+    recipe: Recipe,
+    kept: Path,
+    until: int | None = None,
+    data: str = "",
 ) -> None:
     """Teach the encoder for `recipe.speech_steps`, in place.
 
@@ -66,9 +71,10 @@ def teach(
         kept: where its progress is; broken off, the same call goes on from there to the same result. What is finished
             there is taken as it is.
         until: stop after this step.
+        data: what tells the conversations from others.
 
     Raises:
-        TimarError: `kept` was made with other settings.
+        TimarError: `kept` was made with other settings, or of other conversations.
     """
     taught = replace(
         recipe,
@@ -81,12 +87,15 @@ def teach(
     device = next(encoder.parameters()).device
     reading = MouthReading(encoder, conversations).to(device).requires_grad_(True)
     optimizer = torch.optim.AdamW(reading.parameters(), weight_decay=0.01)
-    settings = {name: getattr(taught, name) for name in ("steps", "batch", "seed")} | {"width": reading.width}
+    settings = {name: getattr(taught, name) for name in ("steps", "batch", "seed")}
+    settings |= {"width": reading.width, "data": data}
     step = 0
     if kept.exists():
         state = load_kept(kept, device)
         if state["settings"] != settings:
-            raise TimarError(f"{kept} was made with other settings; give the same ones or another --out")
+            raise TimarError(
+                f"{kept} was made with other settings or of other data; give the same ones or another --out"
+            )
         reading.load_state_dict(state["reading"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]

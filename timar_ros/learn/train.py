@@ -13,6 +13,7 @@ import argparse
 import copy
 import csv
 import ctypes
+import hashlib
 import math
 import os
 import sys
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
-from timar_ros.learn.dataset import Conversation, load_conversations
+from timar_ros.learn.dataset import Conversation, fingerprint, load_conversations
 from timar_ros.learn.motion_units import set_motion_units
 from timar_ros.learn.objective import Objective
 from timar_ros.learn.recipe import Recipe
@@ -54,8 +55,9 @@ FIRST_WORKER_TAKES = timedelta(hours=12)
 
 # How a new policy draws, until that is set in its folder's config.yaml.
 SAMPLING = Sampling(
-    head_temperature=1.1, head_correlation_frames=1.25, head_return_per_s=0.1, posture_return_per_s=1.5,
-    eyes_temperature=1.3, mouth_temperature=0.0, mouth_gain=1.1, mouth_spread_frames=0.5, nod_threshold=0.15,
+    head_temperature=1.1, head_correlation_frames=1.25, head_return_per_s=0.1,
+    posture_return_per_s=1.5, face_posture_return_per_s=1.5,
+    eyes_temperature=1.3, mouth_temperature=0.0, mouth_gain=1.25, mouth_spread_frames=0.5, nod_threshold=0.15,
 )  # fmt: skip
 
 
@@ -124,6 +126,8 @@ class Run:
         self.recipe = recipe
         self.workers = workers or Workers()
         self.started = start is not None
+        self.data = fingerprint(conversations)
+        self.origin = self.data, start and _weights_told(start.network)
         self.sampling = start.sampling if start else asdict(SAMPLING)
         torch.manual_seed(recipe.seed)
         self.network = TimarNetwork(config)
@@ -159,9 +163,12 @@ class Run:
         if not self.checkpoint.exists():
             return
         state = load_kept(self.checkpoint, self.workers.device)
-        settings = self.network.config.to_dict(), asdict(self.recipe), self.started
-        if (state["config"], state["recipe"], state["started"]) != settings:
+        if (state["config"], state["recipe"]) != (self.network.config.to_dict(), asdict(self.recipe)):
             raise TimarError(f"{self.checkpoint} was made with other settings; give the same ones or another --out")
+        if state.get("origin") != self.origin:
+            raise TimarError(
+                f"{self.checkpoint} was made of other data or from another --start; give the same or another --out"
+            )
         try:
             for name in ("objective", "averaged", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
@@ -178,7 +185,7 @@ class Run:
             "step": self.step,
             "config": self.network.config.to_dict(),
             "recipe": asdict(self.recipe),
-            "started": self.started,
+            "origin": self.origin,
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
@@ -364,7 +371,13 @@ def run(args: argparse.Namespace) -> int:
         if start is None:
             if workers.rank:
                 workers.wait()
-            teach(training.network.speech_encoder, conversations, recipe, args.out / "speech_encoder.pt")
+            teach(
+                training.network.speech_encoder,
+                conversations,
+                recipe,
+                args.out / "speech_encoder.pt",
+                data=training.data,
+            )
             if not workers.rank:
                 workers.wait()
             training.averaged.module.speech_encoder.load_state_dict(training.network.speech_encoder.state_dict())
@@ -385,6 +398,14 @@ def run(args: argparse.Namespace) -> int:
     if workers.rank == 0:
         print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")
     return 0
+
+
+def _weights_told(network: TimarNetwork) -> str:
+    """Tells a network's weights from others'."""
+    told = hashlib.blake2b(digest_size=16)
+    for tensor in network.state_dict().values():
+        told.update(tensor.contiguous().cpu().numpy().data)
+    return told.hexdigest()
 
 
 def _mean_of(policies: list[Policy]) -> Policy:

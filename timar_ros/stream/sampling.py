@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.model.checkpoint import Policy
 from timar_ros.rates import FRAME_RATE
 
-# Posture is the mean of where the head was, each moment's weight falling to 1/e in so many seconds.
+# Posture is the mean of where head and face were, each moment's weight falling to 1/e in so many seconds.
 POSTURE_S = 20.0
 
 REGIONS = {"eyes": ("eye",), "mouth": ("mouth", "jaw", "tongue")}
@@ -30,6 +31,7 @@ class Sampling:
             rate of an exponential (1/s). What is drawn from what was drawn wanders further in a minute than people do.
         posture_return_per_s: the same, but in proportion to the head's posture, the mean of its last places
             (POSTURE_S), so that it does not lean to one side for a minute. Faster motion is hardly touched.
+        face_posture_return_per_s: the same of the face, so that brows do not stay up.
         mouth_gain: by how much the mouth's way from its mean place is enlarged. Means of what could be drawn move less
             than any of it does (global variance; Toda and Tokuda 2007).
         mouth_spread_frames: over how many of a hop's frames what it newly knows of the mouth sets in; 0: at once. Each
@@ -48,6 +50,7 @@ class Sampling:
     face_correlation_frames: float = 1.0
     head_return_per_s: float = 0.0
     posture_return_per_s: float = 0.0
+    face_posture_return_per_s: float = 0.0
     mouth_gain: float = 1.0
     mouth_spread_frames: float = 0.0
     nod_threshold: float = 0.5
@@ -75,11 +78,12 @@ class Sampling:
 
     def returns(self, lags: int) -> np.ndarray:
         """[lags, 55] float32, what is left of a channel's way from its usual place after so many frames."""
-        return _left_over(self.head_return_per_s, lags)
+        return _left_over({"head": self.head_return_per_s}, lags)
 
     def posture_returns(self, lags: int) -> np.ndarray:
         """[lags, 55] float32, the share of its posture that a channel has come back by after so many frames."""
-        return 1.0 - _left_over(self.posture_return_per_s, lags)
+        rates = {"head": self.posture_return_per_s, "face": self.face_posture_return_per_s}
+        return 1.0 - _left_over(rates, lags)
 
     def spreads(self, lags: int, lookahead_frames: int) -> np.ndarray:
         """[lags, 55] float32, how much of a hop's jump from the newest motion is still to come so many frames later."""
@@ -104,6 +108,6 @@ def region(channel: str) -> str:
     return next((name for name, beginnings in REGIONS.items() if channel.startswith(beginnings)), "face")
 
 
-def _left_over(head_rate: float, lags: int) -> np.ndarray:
-    rates = np.array([head_rate if region(channel) == "head" else 0.0 for channel in CHANNELS])
+def _left_over(per_s: Mapping[str, float], lags: int) -> np.ndarray:
+    rates = np.array([per_s.get(region(channel), 0.0) for channel in CHANNELS])
     return np.exp(-rates * np.arange(lags)[:, None] / FRAME_RATE).astype(np.float32)

@@ -4,10 +4,12 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from timar_ros.nodes.parameters import Parameter
+from timar_ros.nodes.parameters import Parameter, declare
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,28 @@ def test_changes_at_run_time_are_checked(graph):
     assert not refused.successful
     assert "4.0" in refused.reason
     assert not set_to("loud").successful
+
+
+def test_changes_at_run_time_are_checked_and_taken_over_without_callbacks_before_and_after():
+    """As rclpy of ROS 2 Humble has them not."""
+
+    class Old(Node):
+        def __getattribute__(self, name):
+            if name in ("add_pre_set_parameters_callback", "add_post_set_parameters_callback"):
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    rclpy.init()
+    try:
+        node = Old("old")
+        values = declare(node, [Parameter("volume", 1.0, "how loud", minimum=0, maximum=4)])
+        (taken,) = node.set_parameters([RosParameter("volume", value=0.5)])
+        assert taken.successful and values.volume == 0.5
+        (refused,) = node.set_parameters([RosParameter("volume", value=40.0)])
+        assert not refused.successful and values.volume == 0.5
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
 
 
 def test_an_empty_list_that_is_read_only_stays_as_it_is(graph, tmp_path):

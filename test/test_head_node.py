@@ -333,7 +333,7 @@ def test_who_listens_to_the_trace_later_hears_nothing_that_was_said_before(graph
     own, partner = voices(1.0)
     talk_until(lambda: said(first).count(False) > 3, "silence", heard, np.zeros_like(own), np.zeros_like(partner))
     talk_until(lambda: said(first).count(True) > 3, "speech", heard, own, partner)
-    time.sleep(2.0)
+    time.sleep(3.0)
     later = graph.collect(UInt8MultiArray, "head/trace", latched)
     graph.wait_until(lambda: len(later) > 3, "the silence before the first sound")
     time.sleep(0.5)

@@ -71,7 +71,7 @@ SLOW_STEP_MARGIN = 1.5
 # Silence before the first sound is told to recorders that come late, so that theirs is the whole conversation as well.
 KEPT_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Latched for the same recorders, but what was said is gone before another one comes.
-VOICES_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=1))
+VOICES_TRACE = QoSProfile(depth=500, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=2))
 # Of diagnostics; those that are told whether to warn are 0 and 1 as well.
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 AUDIO_TOPICS = {SELF: "microphone/audio", PARTNER: "partner/audio"}

@@ -220,6 +220,12 @@ def test_what_cannot_be_evaluated_is_refused_with_a_sentence(tmp_path, monkeypat
     assert sentence in done.stderr + done.stdout and "Traceback" not in done.stderr
 
 
+def test_where_there_is_no_result_there_is_no_file(tmp_path):
+    soundfile.write(tmp_path / "both.wav", np.zeros((2 * 16_000, 2)), 16_000)
+    assert timar(tmp_path / "both.wav", "--policy", "nobody", "--json", tmp_path / "out.json").returncode == 1
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_a_seed_means_other_noise_in_each_generated_dialogue_and_that_of_a_live_head_elsewhere(pair, tmp_path):
     policy, heard = load_policy("default"), hear(*(read_voice(pair / f"{party}.wav") for party in ("self", "partner")))
 

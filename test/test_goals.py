@@ -118,6 +118,12 @@ def judged(where: str, figures: dict[tuple, dict[str, float]]) -> dict[str, dict
     return {entry["label"]: entry for entry in verdicts({where: comparison}, ["mine"])}
 
 
+def test_a_goal_of_means_is_not_judged_by_single_draws_where_there_are_no_means():
+    """As where a run was interrupted early."""
+    entries = judged(REAL, {("mine", 0): {"lips.correlation": 0.99}})
+    assert entries["mean: jaw with the true jaw, correlation"]["policies"]["mine"] == {"value": None, "met": None}
+
+
 @pytest.mark.parametrize(("value", "met"), [(0.59, False), (0.61, True)])
 def test_a_goal_is_met_by_the_mean_of_draws_not_by_single_ones(value, met):
     entries = judged(

@@ -120,7 +120,10 @@ def _make_room(args: argparse.Namespace) -> None:
     for file in (args.json, args.video):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
+            there = file.exists()
             file.open("a").close()
+            if not there:
+                file.unlink()
 
 
 def _settings(args: argparse.Namespace) -> Settings:

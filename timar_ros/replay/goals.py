@@ -118,19 +118,22 @@ def kinds_of(sources: Sequence[ClipSource]) -> dict[str, list[ClipSource]]:
 def standing(comparison: Comparison, policy: str) -> Standing:
     """What a comparison says of one policy."""
     by_variant = {summary.variant: summary.means for summary in comparison.summaries()}
-    draws = max((v.draws for v in by_variant if v.draws is not None), default=None)
+    draws = [v.draws for v in by_variant if v.draws is not None]
     drawn = Variant(policy)
 
     def figures(variant: Variant) -> Figures:
         return by_variant.get(variant, {})
 
+    def mean_figures(variant: Variant) -> Figures:
+        return figures(replace(variant, draws=max(draws))) if draws else {}
+
     ahead = replace(drawn, lookahead_frames=LOOKAHEAD_FRAMES)
     return Standing(
         drawn=figures(drawn),
         swapped=figures(replace(drawn, perturbation=SWAP)),
-        mean=figures(replace(drawn, draws=draws)),
+        mean=mean_figures(drawn),
         ahead=figures(ahead),
-        mean_ahead=figures(replace(ahead, draws=draws)),
+        mean_ahead=mean_figures(ahead),
         truth=comparison.truth(),
         rivals={name: figures(Variant(name)) for name in RIVALS},
     )

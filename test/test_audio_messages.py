@@ -204,6 +204,18 @@ def test_audio_info_tells_the_format():
     assert decoder.format.rate == 44_100
 
 
+def test_what_was_announced_as_something_else_is_not_played_as_samples():
+    """Compressed sound, taken for samples, is loud noise."""
+    decoder, store = AudioDecoder(DATA_STAMPED), typestore_for(DATA_STAMPED)
+    message = make_message(lambda: blank(store, DATA_STAMPED), DATA_STAMPED, np.zeros(160, np.float32), 16_000)
+    with pytest.raises(TimarError, match="only uncompressed audio"):
+        decoder.set_info(SimpleNamespace(coding_format="mp3", sample_rate=16_000, channels=1, sample_format=""))
+    with pytest.raises(TimarError, match="only uncompressed audio"):
+        decoder.decode(message)
+    decoder.set_info(make_info(SimpleNamespace, DATA_STAMPED, 16_000, 1))
+    assert len(decoder.decode(message).samples) == 160
+
+
 def test_nan_and_infinities_become_zero_and_are_counted():
     values = np.array([0.5, np.nan, np.inf, -np.inf, 0.25], np.float32)
     decoder = AudioDecoder(DATA, AudioFormat(16_000, 1, "F32LE"))

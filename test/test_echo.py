@@ -1,5 +1,6 @@
 """The own voice is taken out of the partner's channel, and nothing else."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from timar_ros.resources import share_path
 from timar_ros.sound_files import read_voice
 from timar_ros.stream.echo import EchoCanceller
 from timar_ros.stream.echo_delay import DelayTracker
-from timar_ros.stream.echo_filter import EchoFilter
+from timar_ros.stream.echo_filter import BLOCK, EchoFilter
 
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
 
@@ -101,6 +102,33 @@ def test_the_partner_is_left_as_they_are_while_both_speak():
     loud = np.repeat(loud, FRAME_SAMPLES)
     difference = np.square(heard[loud] - partner[loud]).mean() / np.square(partner[loud]).mean()
     assert 10 * np.log10(difference) < -8  # its sound is kept where it is, sample by sample: no delay is added
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-4], ids=["a synthesiser", "a microphone with a noise floor of -80 dB"])
+def test_a_room_is_not_forgotten_while_the_own_voice_is_silent(floor):
+    """For minutes here; a robot may say nothing for an hour."""
+    rng, room = np.random.default_rng(0), EchoFilter()
+    response = (0.5 * rng.standard_normal(1600) * np.exp(-np.arange(1600) / 300.0)).astype(np.float32)
+    speech = read_voice(DIALOGUES / "dialogue_1_self.ogg")
+
+    def hear(own: np.ndarray) -> None:
+        own = (own + floor * rng.standard_normal(len(own))).astype(np.float32)
+        heard = fftconvolve(own, response)[: len(own)] + 1e-3 * rng.standard_normal(len(own))
+        for end in range(2 * BLOCK, len(own) + 1, BLOCK):
+            room(heard[end - BLOCK : end].astype(np.float32), own[end - 2 * BLOCK : end])
+
+    def left_of_echo() -> float:
+        own = speech[: 2 * SAMPLE_RATE]
+        heard, listener = fftconvolve(own, response)[: len(own)], copy.deepcopy(room)
+        blocks = range(2 * BLOCK, len(own) + 1, BLOCK)
+        echo = np.concatenate([listener.predict(own[end - 2 * BLOCK : end]) for end in blocks])
+        return -decibel(heard[BLOCK : BLOCK + len(echo)], heard[BLOCK : BLOCK + len(echo)] - echo)
+
+    hear(speech)
+    learned = left_of_echo()
+    assert learned < -15
+    hear(np.zeros(180 * SAMPLE_RATE, np.float32))
+    assert left_of_echo() < learned + 5.0
 
 
 def test_equal_sound_gives_equal_bits():

@@ -98,6 +98,17 @@ def test_a_pause_that_the_stamps_ask_for_is_kept():
     assert np.diff(loud).max() / RATE == pytest.approx(0.3, abs=0.005)
 
 
+@pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
+def test_a_pause_comes_after_the_whole_sound_before_it_at_any_rate(rate):
+    queue = begun()
+    queue.push(AudioChunk(START, rate, np.full(rate // 2, 0.5, np.float32)), START)
+    queue.push(AudioChunk(START + 1500 * MS, rate, np.full(rate // 2, -0.5, np.float32)), START)  # 1 s of pause
+    sound = spoken(queue, 10, 3000)
+    first, second = np.flatnonzero(sound > 0.2), np.flatnonzero(sound < -0.2)
+    assert (first[-1] - first[0]) / RATE == pytest.approx(0.5, abs=0.001)
+    assert (second[0] - first[-1]) / RATE == pytest.approx(1.0, abs=0.002)
+
+
 @pytest.mark.parametrize("arrival_ms", [500, 2000, 4500])
 def test_stamps_of_the_time_of_sending_ask_for_no_pause(arrival_ms):
     """As of a synthesiser whose next text comes amid the one before, or after it."""

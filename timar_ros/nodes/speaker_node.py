@@ -18,6 +18,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 import numpy as np
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Empty, Float32
@@ -233,7 +234,8 @@ class SpeakerNode(Node):
         self._played_blocks: SimpleQueue[tuple[int, np.ndarray, int]] = SimpleQueue()
         self._played = Played(settings.rate, self._publish_played)
         self._played_publisher = self.create_publisher(self._class, "~/played", QoSProfile(depth=50))
-        self.create_timer(PLAYED_S / 2, self._tell_played)
+        # By a clock that never stands still, as the device's does not: what it played would pile up.
+        self.create_timer(PLAYED_S / 2, self._tell_played, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._device = DeviceKeeper(self._play, lambda: settings.retry_s, self.get_logger().error, self._play_unheard)
         self._device.start()
 

@@ -76,8 +76,7 @@ class SynthesiserNode(Node):
         self._silent_until = 0.0
         self._head_flushed = threading.Event()
         self.create_subscription(String, "say", lambda message: self._say(message.data), QoSProfile(depth=50))
-        self._thread = threading.Thread(target=self._speak_all, name="synthesiser")
-        self._thread.start()
+        self._thread = runtime.start_thread(self._speak_all, "synthesiser")
         if settings.keyboard:
             # A read from the keyboard cannot be ended: the thread must not keep the process alive.
             threading.Thread(target=self._read_keyboard, name="keyboard", daemon=True).start()

@@ -361,13 +361,22 @@ class AudioDecoder:
         self.format = _checked_format(defaults or AudioFormat())
         self.channel = channel
         self.invalid_samples = 0
+        self._refusal: TimarError | None = None
 
     def set_info(self, info: Any) -> None:
         """Take the format from an audio_common_msgs/AudioInfo message (ros-drivers).
 
         Raises:
-            TimarError: if it announces what cannot be decoded; the format stays as it was.
+            TimarError: if it announces what cannot be decoded; nothing is, then, until another one comes.
         """
+        try:
+            self.format = self._announced(info)
+            self._refusal = None
+        except TimarError as error:
+            self._refusal = error
+            raise
+
+    def _announced(self, info: Any) -> AudioFormat:
         coding = str(info.coding_format).lower()
         if coding not in ("", "wave", "wav", "raw", "pcm"):
             raise TimarError(
@@ -375,7 +384,7 @@ class AudioDecoder:
                 "uncompressed audio is decoded here; "
                 'set `format: wave` in the publisher (audio_capture calls it "wave").'
             )
-        self.format = _checked_format(
+        return _checked_format(
             AudioFormat(
                 int(info.sample_rate),
                 int(info.channels),
@@ -387,9 +396,11 @@ class AudioDecoder:
         """Decode one message. An empty one gives an empty chunk.
 
         Raises:
-            TimarError: if the message is too large, or its format is unknown or does not fit its
+            TimarError: if the message is too large, or its format is unknown, was refused or does not fit its
                 samples.
         """
+        if self._refusal is not None:
+            raise self._refusal
         stamp, payload, audio_format = self.message_type.read(message, self.format)
         audio_format = _checked_format(audio_format)
         samples = _decode_samples(payload, audio_format, self.message_type.in_bytes)

@@ -29,6 +29,10 @@ class EchoFilter:
 
     KEEP = 0.99994
     """How much of the response stays the same from block to block. With less, the filter learns the partner's voice."""
+    AUDIBLE = 0.1
+    """Times what is not echo: of a softer echo nothing is learned."""
+    FORGETTING = 500
+    """Blocks without an audible echo, after which nothing more is forgotten: a robot may say nothing for an hour."""
     NEIGHBOURS = np.full(17, 1 / 17, np.float32)
     """Over which frequencies what is not echo is smoothed: 425 Hz."""
     PASSES = 2
@@ -57,6 +61,7 @@ class EchoFilter:
         self._bends = np.zeros(self.BENDS, np.float32)
         self._products = np.zeros((1 + self.BENDS, 2 + self.BENDS))
         self._powers = np.zeros((1 + self.BENDS, partitions, bins), np.complex64)
+        self._unheard = 0
         self._kept: deque[tuple[np.ndarray, ...]] = deque(maxlen=2)
         self.remember()
 
@@ -116,9 +121,12 @@ class EchoFilter:
             step[:, BLOCK:] = 0.0
             self._response = self._response + scipy.fft.rfft(step, axis=1)
             self._variance *= 1.0 - 0.5 * np.minimum(self._variance * power * sureness, 2.0)
-        self._response *= self.KEEP
-        self._variance *= self.KEEP**2
-        self._variance += (1.0 - self.KEEP**2) * np.abs(self._response) ** 2
+        audible = float(echo @ echo) > self.AUDIBLE * float(self._disturbance.sum()) / BLOCK
+        self._unheard = 0 if audible else self._unheard + 1
+        if self._unheard < self.FORGETTING:
+            self._response *= self.KEEP
+            self._variance *= self.KEEP**2
+            self._variance += (1.0 - self.KEEP**2) * np.abs(self._response) ** 2
         self._learn_bends(parts, microphone)
         return echo
 

@@ -48,21 +48,19 @@ class Synthesiser:
         Raises:
             TimarError: the synthesiser failed; holds what it said.
         """
-        with tempfile.TemporaryDirectory(prefix="timar_") as folder:
-            text, sound = Path(folder, "text.txt"), Path(folder, "speech.wav")
-            text.write_text(sentence + "\n", encoding="utf-8")
-            command = self._command(text, sound)
-            try:
+        try:
+            with tempfile.TemporaryDirectory(prefix="timar_") as folder:
+                text, sound = Path(folder, "text.txt"), Path(folder, "speech.wav")
+                text.write_text(sentence + "\n", encoding="utf-8")
+                command = self._command(text, sound)
                 with text.open() as typed:
-                    done = subprocess.run(
-                        command, stdin=typed, capture_output=True, text=True, timeout=LONGEST_S, check=False
-                    )
-                said = done.stderr.strip()
+                    done = subprocess.run(command, stdin=typed, capture_output=True, timeout=LONGEST_S, check=False)
+                said = done.stderr.decode(errors="replace").strip()
                 if done.returncode == 0 and sound.exists():
                     samples, rate = soundfile.read(sound, dtype="float32", always_2d=True)
                     return AudioChunk(None, rate, samples.mean(axis=1))
-            except (subprocess.TimeoutExpired, soundfile.LibsndfileError) as error:
-                said = str(error)
+        except (subprocess.TimeoutExpired, soundfile.LibsndfileError, OSError, UnicodeError) as error:
+            said = str(error)
         said = said or "no sound came"
         raise TimarError(f"{self.engine} could not say {sentence!r}: {said}; try another text or voice")
 

@@ -96,6 +96,8 @@ class VoiceQueue:
         if not self._queued:  # speech that comes now begins now
             self._see_underrun(now_ns)
             pause_ns = RESERVE_MS * _MS
+        if pause_ns and self._resampler is not None:
+            self._append(self._resampler.flush())  # what it holds of the sound before belongs before the pause
         self._append(np.zeros(pause_ns * self.rate // _SECOND, np.float32))
         self._append(self._resampled(chunk))
 

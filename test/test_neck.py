@@ -242,6 +242,29 @@ def test_stamps_hold_times_before_0():
         assert time_of(stamp_of(time_ns)) == time_ns
 
 
+@pytest.mark.parametrize("why", ["released", "other limits"])
+def test_positions_that_were_held_up_while_the_head_brakes_leave_it_where_it_stopped(stage, why):
+    stage.feel(0.0, 0.0, 0.0)
+    for _ in range(4):
+        stage.hop(LEFT)
+    if why == "released":
+        stage.neck.release()
+    else:
+        stage.neck.use(slower(RobotProfile.load("generic")))
+    stage.now_ns += 10 * MS
+    stopped_at, speed, _ = stage.neck._planned(stage.now_ns)
+    assert np.abs(speed).max() > 0.3
+    stage.now_ns += 40 * MS
+    assert np.abs(stage.neck._planned(stage.now_ns)[0] - stopped_at).max() > 0.01  # there it was to be by now
+    stage.neck._interrupted(stopped_at)
+    assert stage.neck.interruptions == 1
+    state = stage.neck._planned(stage.now_ns)
+    assert state is None or np.array_equal(state[0], stopped_at)
+    if why == "other limits":
+        assert stage.hop(LEFT)
+        assert stage.planned() == pytest.approx(stopped_at, abs=0.02)
+
+
 def test_with_stamps_of_zero_jitter_between_arrivals_is_made_up_for_gently():
     """Of a head that swings; each message arrives 0 to 20 ms after it was sent."""
     now_ns, profile = 10**12, RobotProfile.load("generic")

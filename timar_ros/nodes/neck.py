@@ -253,8 +253,11 @@ class Neck:
     def _interrupted(self, positions: np.ndarray) -> None:
         """Begin anew from where the head has stopped, as no positions were sent for too long."""
         with self._lock:
+            self.interruptions += self._comes_to_rest or self._holding
+            if self._comes_to_rest:  # it has, sooner than planned
+                self._braking.resume(positions)
+                self._free_ns = self._now_ns()
             if self._holding:
-                self.interruptions += 1
                 self._planner.resume(positions)
 
     def _now_ns(self) -> int:

@@ -12,7 +12,7 @@ from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import Node, SetRemap
 from launch_ros.parameter_descriptions import ParameterValue
 
 from timar_ros.robot.profile import controller_remappings
@@ -23,6 +23,9 @@ SHARE = Path(get_package_share_directory("timar_ros"))
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
+            # Frames of several robots have the same names: each namespace has transforms of its own.
+            SetRemap("/tf", "tf"),
+            SetRemap("/tf_static", "tf_static"),
             DeclareLaunchArgument(
                 "robot",
                 default_value="",

@@ -15,7 +15,7 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import Node, SetRemap
 from launch_ros.parameter_descriptions import ParameterValue
 
 from timar_ros.stream.audio_messages import default_message_type
@@ -45,6 +45,9 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="",
                 description="New folder to record all topics to; empty: none.",
             ),
+            # Also of the head node, for targets in frames of this robot; as in rviz.launch.py.
+            SetRemap("/tf", "tf"),
+            SetRemap("/tf_static", "tf_static"),
             # They declare the arguments that they share with what is started below.
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "head.launch.py"))),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "rviz.launch.py"))),

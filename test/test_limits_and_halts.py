@@ -551,7 +551,8 @@ def test_the_head_faces_a_target_and_intensity_scales_what_rides_on_it(scene):
     point = PointStamped()
     point.point.x, point.point.y, point.point.z = 1.0, 0.5, 0.2
     target.publish(point)
-    yaw, pitch = np.arctan2(0.5, 1.0), -np.arctan2(0.2, np.hypot(1.0, 0.5))
+    above = 0.2 - RobotProfile.load("generic").pivot[2]
+    yaw, pitch = np.arctan2(0.5, 1.0), -np.arctan2(above, np.hypot(1.0, 0.5))
     live.graph.wait_until(
         lambda: np.allclose(live.positions(), [yaw, pitch, 0.0], atol=0.003), "the head to face the target"
     )

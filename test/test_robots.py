@@ -2,6 +2,7 @@
 
 import time
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -50,10 +51,15 @@ def test_a_profile_is_explained_and_nothing_is_wrong_with_it(robot):
 
 
 def test_the_heads_urdf_agrees_with_the_generic_profile():
-    described = read_description(share_path("urdf", "head.urdf").read_text())
+    text = share_path("urdf", "head.urdf").read_text()
+    described = read_description(text)
     profile, changes, faults = tightened(RobotProfile.load("generic"), described)
     assert (changes, faults) == ([], []) and profile == RobotProfile.load("generic")
     assert findings(profile, described) == []
+    joints = {joint.get("name"): joint for joint in ElementTree.fromstring(text).iter("joint")}
+    chain = [joints[name].find("origin").get("xyz").split() for name in ("base_to_torso", "neck_yaw", "neck_pitch")]
+    assert profile.base_frame == joints["base_to_torso"].find("parent").get("link")
+    assert profile.pivot == pytest.approx(np.array(chain, float).sum(axis=0))
 
 
 # ---- what `timar robot` says --------------------------------------------------------------------

@@ -27,7 +27,7 @@ from PIL import Image
 
 from timar_ros.errors import TimarError
 from timar_ros.replay.bag import read_recording
-from timar_ros.replay.recording import Span
+from timar_ros.replay.recording import Span, Status
 from timar_ros.robot.face_map import FaceMap
 from timar_ros.view.bag_playback import BagPlayback
 from timar_ros.view.page import Page
@@ -60,6 +60,31 @@ def test_joint_states_come_before_what_the_head_node_says_by_itself():
     assert source.shown().joints["jaw"] == pytest.approx(0.245)
     clock[0] += 2.0  # a robot whose joint states have ceased
     assert source.shown().joints["neck_yaw"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("robot", ["generic", "icub", "reachy2", "tiago", "of the user's own"])
+def test_a_robot_whose_joints_are_only_called_alike_is_shown_by_the_heads_own_pose(robot):
+    """iCub's pitch turns the other way, and Reachy 2's has another zero."""
+    shown, told = {}, [0.3, -0.2, 0.1]
+    for own_urdf in (False, True):
+        source = LiveSource(FACE, lambda: 100.0, own_urdf)
+        source.diagnostics("head: policy", False, "running", {"policy": "default", "device": "cpu", "robot": robot})
+        source.joints.head_pose((0.0, math.sin(0.1), 0.0, math.cos(0.1)))
+        source.joints.joint_states(NECK, told, 100.0)
+        shown[own_urdf] = [source.shown().joints[name] for name in NECK]
+    assert shown[True] == told
+    assert shown[False] == (told if robot == "generic" else pytest.approx([0.0, 0.2, 0.0]))
+
+
+def test_a_bag_of_another_robot_is_shown_by_the_heads_own_pose(recording):
+    status = Status("head: policy", 0, "running", {"robot": "icub"}, 0)
+    other = replace(recording, diagnostics={"head: policy": status})
+    ours, of_robot = BagPlayback(recording, FACE, lambda: 0.0), BagPlayback(other, FACE, lambda: 0.0, own_urdf=True)
+    playback = BagPlayback(other, FACE, lambda: 0.0)
+    for each in (ours, of_robot, playback):
+        each.seek(2.0)
+    yaw = [each.shown().joints["neck_yaw"] for each in (ours, of_robot, playback)]
+    assert yaw[0] == yaw[1] != yaw[2]
 
 
 def test_the_last_ten_seconds_are_kept_and_no_more():

@@ -52,8 +52,8 @@ class ViewNode(Node):
     def __init__(self) -> None:
         super().__init__("view")
         settings = declare(self, PARAMETERS)
-        self._source = LiveSource(FaceMap.load(settings.face), self._now_s)
         urdf = Path(settings.urdf).expanduser() if settings.urdf else None
+        self._source = LiveSource(FaceMap.load(settings.face), self._now_s, own_urdf=urdf is not None)
         self._page = Page(self._source, settings.host, settings.port, urdf)
         self._page.add_live_controls(self._ask_pause, self._ask_intensity)
         self._waiting: dict[str, float] = {}

@@ -10,7 +10,7 @@ from timar_ros.errors import TimarError
 from timar_ros.replay.recording import Recording, Signal
 from timar_ros.robot.face_map import FaceMap
 from timar_ros.stream.frames import PARTNER, SELF
-from timar_ros.view.shown import NECK, SECONDS, Joints, Recent, Shown, in_order, status_line
+from timar_ros.view.shown import NECK, SECONDS, Joints, Recent, Shown, has_our_neck, in_order, status_line
 
 ANGLE_RATE_HZ = 25.0
 
@@ -18,11 +18,16 @@ ANGLE_RATE_HZ = 25.0
 class BagPlayback:
     """A `Source` that shows what was seen at `position_s`, which moves with `clock_s` while playing.
 
+    Args:
+        own_urdf: what is shown is the robot itself, and not the head that comes with the package.
+
     Raises:
         TimarError: the recording holds nothing that moves a head.
     """
 
-    def __init__(self, recording: Recording, face: FaceMap, clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self, recording: Recording, face: FaceMap, clock_s: Callable[[], float], own_urdf: bool = False
+    ) -> None:
         signals = [s for s in (recording.joint_states, recording.blendshapes, recording.head_pose) if s]
         if not signals:
             raise TimarError(
@@ -37,8 +42,10 @@ class BagPlayback:
         self.duration_s = (max(int(s.times_ns.max()) for s in signals) - self._begin_ns) * 1e-9
         self._position_s = 0.0
         self._at_s = clock_s()
-        self._angles = self._all_angles()
         statuses = recording.diagnostics.values()
+        robots = [status.values["robot"] for status in statuses if "robot" in status.values]
+        self._neck_is_told = own_urdf or all(has_our_neck(robot) for robot in robots)
+        self._angles = self._all_angles()
         self._lines = in_order({s.name: status_line(s.name, s.level > 0, s.message, s.values) for s in statuses})
 
     @property
@@ -64,6 +71,7 @@ class BagPlayback:
     def shown(self) -> Shown:
         time_ns = self._begin_ns + round(self.position_s * 1e9)
         joints = Joints(self._face)
+        joints.neck_is_told = self._neck_is_told
         recording = self._recording
         if (face := _row(recording.blendshapes, time_ns)) is not None:
             joints.blendshapes(recording.blendshapes.names, face)
@@ -105,7 +113,7 @@ class BagPlayback:
         recording = self._recording
         times_s = np.arange(0.0, self.duration_s, 1.0 / ANGLE_RATE_HZ)
         states, pose = recording.joint_states, recording.head_pose
-        if states is not None and set(NECK) <= set(states.names):
+        if self._neck_is_told and states is not None and set(NECK) <= set(states.names):
             source_ns, angles = states.times_ns, np.stack([states.column(name) for name in NECK], axis=1)
         elif pose is not None:
             source_ns, angles = pose.times_ns, recording.head_rpy()[:, ::-1]  # roll, pitch, yaw -> yaw, pitch, roll

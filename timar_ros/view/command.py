@@ -55,7 +55,7 @@ def show_bag(args: argparse.Namespace, ended: threading.Event) -> int:
     from timar_ros.view.bag_playback import BagPlayback
     from timar_ros.view.page import RATE_HZ, Page
 
-    playback = BagPlayback(read_recording(args.bag), FaceMap.load(args.face), time.monotonic)
+    playback = BagPlayback(read_recording(args.bag), FaceMap.load(args.face), time.monotonic, args.urdf is not None)
     page = Page(playback, args.host, args.port, args.urdf)
     try:
         page.add_bag_controls(playback)

@@ -10,7 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from timar_ros.channels import rpy_from_quaternion
+from timar_ros.errors import TimarError
 from timar_ros.robot.face_map import FaceMap, weights_by_name
+from timar_ros.robot.profile import RobotProfile
 
 SECONDS = 10.0
 """How much of the past is shown."""
@@ -48,13 +50,31 @@ class Source(Protocol):
     def recent(self) -> Recent: ...
 
 
+def has_our_neck(robot: str) -> bool:
+    """Whether a robot's neck turns as the neck of the head that comes with the package: others' joints may only be
+    called alike, and turn the other way or from another zero."""
+    try:
+        profile = RobotProfile.load(robot)
+    except TimarError:  # one of the user's own, elsewhere
+        return False
+    told, ours = (
+        [(joint.name, joint.axis, joint.sign, joint.gain, joint.offset) for joint in each.joints]
+        for each in (profile, RobotProfile.load("generic"))
+    )
+    return told == ours
+
+
 class Joints:
     """Joint positions from the topics: `joint_states` where it names a joint, else the head's own pose and face.
 
     So the head also moves beside a robot whose joints have other names, or that has no face.
+
+    Attributes:
+        neck_is_told: whether `joint_states` tells the neck that is shown; else the pose does.
     """
 
     def __init__(self, face: FaceMap) -> None:
+        self.neck_is_told = True
         self._face = face
         self._by_policy: dict[str, float] = {}
         self._told: dict[str, tuple[float, float]] = {}
@@ -76,8 +96,9 @@ class Joints:
 
     def at(self, now_s: float) -> dict[str, float]:
         """Positions by joint, rad or m."""
-        told = {name: place for name, (place, at_s) in self._told.items() if now_s - at_s < STALE_S}
-        return {**{name: place for name, (place, _) in self._told.items()}, **self._by_policy, **told}
+        known = {name: at for name, at in self._told.items() if self.neck_is_told or name not in NECK}
+        told = {name: place for name, (place, at_s) in known.items() if now_s - at_s < STALE_S}
+        return {**{name: place for name, (place, _) in known.items()}, **self._by_policy, **told}
 
 
 class History:
@@ -119,10 +140,16 @@ class History:
 
 
 class LiveSource:
-    """Fed by a running graph's messages; `clock_s` is any steady clock."""
+    """Fed by a running graph's messages; `clock_s` is any steady clock.
 
-    def __init__(self, face: FaceMap, clock_s: Callable[[], float]) -> None:
+    Args:
+        own_urdf: what is shown is the robot itself, and not the head that comes with the package.
+    """
+
+    def __init__(self, face: FaceMap, clock_s: Callable[[], float], own_urdf: bool = False) -> None:
         self.joints = Joints(face)
+        self._own_urdf = own_urdf
+        self._robot = ""
         self.history = History()
         self._muted: frozenset[str] = frozenset()
         self._lines: dict[str, str] = {}
@@ -143,6 +170,10 @@ class LiveSource:
 
     def diagnostics(self, name: str, warn: bool, message: str, values: Mapping[str, str]) -> None:
         """One status of the head node or of the simulated head."""
+        robot = values.get("robot", self._robot)
+        if robot != self._robot:
+            self._robot = robot
+            self.joints.neck_is_told = self._own_urdf or has_our_neck(robot)
         self._lines[name] = status_line(name, warn, message, values)
 
 

@@ -26,9 +26,6 @@ MOST_LATE = 3
 # Where a trajectory starts when it arrives, the controller has at least so long to go over to it from where it is then.
 BLEND_NS = 40_000_000
 
-# Where packets arrive is known to some ms, so sound may seem to be captured a little later than now.
-AHEAD_NS = 20_000_000
-
 
 class TrajectoryCommands:
     """Sends each trajectory as it is planned."""
@@ -49,10 +46,7 @@ class TrajectoryCommands:
             message = trajectory_message(trajectory, self._joints, now_ns, from_ns)
             message.header.stamp = Time()
         else:
-            # Points before the stamp are left out. Sound of a clock that is ahead must not take those that are due.
-            known = rests_on_ns is not None and rests_on_ns - now_ns < AHEAD_NS
-            stamp_ns = rests_on_ns if known else now_ns
-            message = trajectory_message(trajectory, self._joints, stamp_ns)
+            message = trajectory_message(trajectory, self._joints, now_ns if rests_on_ns is None else rests_on_ns)
         if rests_on_ns is None:
             message.header.frame_id = NO_SOUND
         self.publisher.publish(message)

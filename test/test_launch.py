@@ -156,7 +156,9 @@ def test_the_commands_go_to_the_controller_that_is_named(started):
     nodes = started("simulated.launch.py", controller="neck")
     for name in ("/head", "/simulated_head"):
         rules = nodes["timar_ros", name].expanded_remapping_rules
-        assert ("head_controller/joint_trajectory", "neck/joint_trajectory") in rules
+        assert [rule for rule in rules if not rule[0].startswith("/tf")] == [
+            ("head_controller/joint_trajectory", "neck/joint_trajectory")
+        ]
 
 
 def test_the_controller_that_is_named_takes_the_place_of_the_profiles(started):

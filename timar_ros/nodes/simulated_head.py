@@ -27,6 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from timar_ros.nodes import display_node, runtime
 from timar_ros.nodes.parameters import Parameter, declare
+from timar_ros.nodes.topics import time_of
 from timar_ros.robot.command_timing import NO_SOUND, STREAM_DEPTH, CommandTiming
 from timar_ros.robot.commands import joint_angles_class
 from timar_ros.robot.forward_controller import ForwardCommandController
@@ -146,7 +147,7 @@ class SimulatedHead(Node):
         if message.header.frame_id == NO_SOUND:
             return
         self._commands += 1
-        stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+        stamp_ns = time_of(message.header.stamp)
         latency_ms = self._timing(stamp_ns, received_ns)
         if latency_ms is not None:
             self._latency.publish(Float32(data=latency_ms))

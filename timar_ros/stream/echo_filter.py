@@ -30,7 +30,7 @@ class EchoFilter:
     KEEP = 0.99994
     """How much of the response stays the same from block to block. With less, the filter learns the partner's voice."""
     AUDIBLE = 0.1
-    """Times what is not echo: of a softer echo nothing is learned."""
+    """Times what is not echo: a softer echo is not heard."""
     FORGETTING = 500
     """Blocks without an audible echo, after which nothing more is forgotten: a robot may say nothing for an hour."""
     NEIGHBOURS = np.full(17, 1 / 17, np.float32)

@@ -29,7 +29,7 @@ HEAD_PARAMETERS = {
     "device": (str, "Where the policy runs: auto, cuda or cpu."),
     "hop_frames": (int, "Frames of 40 ms that the policy advances by."),
     "temperature": (float, "Factor on the policy's noise: less is calmer."),
-    "intensity": (float, "Factor on the head's rotation, 0 to 1.5."),
+    "intensity": (float, "Factor on the head's learned and idle rotation, 0 to 1.5."),
     "own_voice": (str, "live: as from a microphone; queued: a synthesiser's, which may come in bursts."),
     "lookahead_ms": (
         int,
@@ -90,7 +90,14 @@ def generate_launch_description() -> LaunchDescription:
                 "speaker",
                 default_value="false",
                 choices=["true", "false"],
-                description="Plays the own voice, delayed so that the lips match.",
+                description="Plays a live own voice, delayed so that the lips match; for a synthesiser's see "
+                "robot_with_tts.launch.py.",
+            ),
+            DeclareLaunchArgument(
+                "respawn",
+                default_value="false",
+                choices=["true", "false"],
+                description="Starts a node again, two seconds after it ended by itself.",
             ),
             DeclareLaunchArgument(
                 "use_sim_time",
@@ -128,6 +135,8 @@ def _nodes(context) -> list:
         "namespace": value("namespace"),
         "output": "screen",
         "ros_arguments": ["--log-level", value("log_level")],
+        "respawn": value("respawn") == "true",
+        "respawn_delay": 2.0,
     }
     head = LifecycleNode(
         executable="head_node",

@@ -98,6 +98,12 @@ def test_the_head_comes_alone_unless_more_is_asked_for(started):
     assert names(asked) == {"/head", "/microphone", "/speaker"}
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_nodes_are_started_again_where_that_is_asked_for(started, asked):
+    nodes = started("head.launch.py", microphone="partner", **({"respawn": "true"} if asked else {}))
+    assert [node._ExecuteLocal__respawn for node in nodes.values()] == [asked, asked]
+
+
 @pytest.mark.parametrize(("party", "rules"), [("self", []), ("partner", [("microphone/audio", "partner/audio")])])
 def test_a_microphone_is_wired_to_the_party_it_hears(started, party, rules):
     nodes = started("head.launch.py", microphone=party)

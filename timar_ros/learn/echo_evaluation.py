@@ -316,7 +316,9 @@ def _hoth_noise(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, default=Path("test/data/dialogues"), help="folder of dialogues")
+    parser.add_argument(
+        "--data", type=Path, default=Path("test/data/dialogues"), help="folder of dialogues (test/data/dialogues)"
+    )
     parser.add_argument(
         "--canceller", nargs="+", default=["none", "timar"], choices=CANCELLERS, help="what is compared"
     )

@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -333,7 +333,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--held-out", type=Path, metavar="DIR", help="conversations to measure by and not to learn from"
     )
     parser.add_argument(
-        "--look-every", type=int, default=500, help="steps from one measurement and sample video to the next; 0: none"
+        "--look-every",
+        type=int,
+        default=500,
+        help="steps from one measurement and sample video to the next; 0: none (500)",
     )
     parser.add_argument(
         "--expression", type=Path, metavar="CSV", help="what FLAME's expressions are as blendshapes (motion/flame.py)"
@@ -341,11 +344,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until", type=int, help="stop after this step; the same command without it goes on from there"
     )
-    for name, default in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    for option in fields(Recipe):
+        name, words = option.name.replace("_", "-"), f"{option.metadata['help']} (default: {option.default})"
+        parser.add_argument(f"--{name}", type=type(option.default), default=option.default, help=words)
     sizes = NetworkConfig()
     for name in ("width", "blocks", "heads"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(sizes, name), help="size of the backbone")
+        parser.add_argument(
+            f"--{name}",
+            type=int,
+            default=getattr(sizes, name),
+            help=f"size of the backbone (default: {getattr(sizes, name)})",
+        )
 
 
 def run(args: argparse.Namespace) -> int:

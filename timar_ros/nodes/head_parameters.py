@@ -51,7 +51,7 @@ PARAMETERS = (
     Parameter(
         "intensity",
         1.0,
-        "factor on the head's rotation; 0 keeps it straight ahead",
+        "factor on the head's learned and idle rotation, 0 for none; turns to a target of ~/look_at stay as they are",
         minimum=0.0,
         maximum=1.5,
     ),

@@ -110,6 +110,14 @@ def test_every_type_comes_back_as_it_was_made(type_name, channels):
     assert chunk.stamp_ns == (STAMP_NS if AUDIO_MESSAGE_TYPES[type_name].stamped else None)
 
 
+def test_naos_microphones_stamp_a_buffer_when_it_is_full():
+    store = typestore_for(AUDIO_BUFFER)
+    message = blank(store, AUDIO_BUFFER)
+    message.frequency, message.channel_map, message.data = 16_000, np.ones(4, np.uint8), np.zeros(4 * 1600, np.int16)
+    message.header.stamp.sec = 100
+    assert AudioDecoder(AUDIO_BUFFER).decode(message).stamp_ns == 99_900_000_000
+
+
 def test_real_ros_message_of_an_installed_package():
     pytest.importorskip("std_msgs.msg")
     message = make_message(import_message_class(INT16), INT16, sine(), 16_000)
@@ -263,3 +271,23 @@ def test_any_bytes_give_finite_samples_in_range_or_a_sentence(payload, encoding,
         assert len(payload) % (channels * {"S16LE": 2, "U8": 1}.get(encoding, 4))
         return
     assert np.isfinite(chunk.samples).all() and (np.abs(chunk.samples) <= 1).all()
+
+
+@pytest.mark.parametrize("latched", [True, False])
+def test_a_format_is_heard_whether_it_is_latched_or_not(graph, monkeypatch, latched):
+    """ros-drivers' audio_capture does not latch it; whoever comes late hears it only where it is latched."""
+    from std_msgs.msg import String
+
+    from timar_ros.nodes import topics
+
+    monkeypatch.setattr(topics, "import_message_class", lambda _: String)
+    heard: list[str] = []
+    publisher = graph.node.create_publisher(String, "voice_info", topics.LATCHED if latched else 1)
+    if latched:
+        publisher.publish(String(data="48 kHz"))
+    subscriptions = topics.subscribe_format(graph.node, DATA_STAMPED, "voice", lambda told: heard.append(told.data))
+    if not latched:
+        graph.wait_for_match(subscriptions[1])
+        publisher.publish(String(data="48 kHz"))
+    graph.wait_until(lambda: heard, "the format")
+    assert set(heard) == {"48 kHz"}

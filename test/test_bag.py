@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic_bag import JOINTS, START_NS, Invented, write_bag
+from synthetic_bag import JOINTS, START_NS, Invented, invented_messages, write_bag, write_messages
 
 from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.errors import TimarError
@@ -135,6 +135,20 @@ def test_other_topic_names_are_read_when_told(tmp_path, bag):
     assert np.abs(recording.voices["self"].samples - said).max() < 1e-6
     with pytest.raises(TimarError, match="unknown role"):
         read_recording(bag, topics={"microphone": "/mic"})
+
+
+def test_a_queued_voice_is_read_as_it_was_spoken(tmp_path):
+    """A synthesiser sends sentences at once; the head node speaks them in real time on another topic."""
+    messages, store = invented_messages(INVENTED)
+    spoken = [(topic, time_ns, m) for topic, time_ns, m in messages if topic == "/microphone/audio"]
+    others = [each for each in messages if each[0] != "/microphone/audio"]
+    bursts = [(topic, spoken[0][1] + 1000 * k, m) for k, (topic, _, m) in enumerate(spoken[:20])]
+    voice = [("/head/voice", time_ns, m) for _, time_ns, m in spoken]
+    path = write_messages(tmp_path / "bag", sorted([*others, *bursts, *voice], key=lambda each: each[1]), store)
+    expected = INVENTED.voice("self") / 32768
+    assert np.abs(read_recording(path).voices["self"].samples - expected).max() < 1e-6
+    asked = read_recording(path, topics={"self_audio": "/microphone/audio"})
+    assert len(asked.voices["self"].samples) < len(expected) / 4
 
 
 def chunks_of(sound: np.ndarray, length: int, stamped: bool, start_ns: int = START_NS):

@@ -21,7 +21,7 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from safetensors.torch import load_file
 from sensor_msgs.msg import JointState
@@ -254,6 +254,11 @@ def test_the_lifecycle_is_managed_and_deactivation_halts_and_silences(graph):
     assert np.allclose(commands[-1][1].points[-1].velocities, 0)
     talk(voice_topics, *voices(0.5))
     assert len(commands) == silent
+    for transition in (CONFIGURE, 99):  # neither is offered now
+        request = ChangeState.Request()
+        request.transition.id = transition
+        assert not graph.call(ChangeState, "head/change_state", request, timeout=90, again_s=20).success
+    assert "transition 1 is refused: the node is inactive" in head.output() and state(graph) == "inactive"
     assert change_state(graph, ACTIVATE)
     tell_where_the_head_is(graph)
     talk_until(lambda: len(commands) > silent, "commands", voice_topics, *voices(1.0))
@@ -277,7 +282,7 @@ def test_a_head_that_nobody_tells_of_is_not_commanded_and_the_diagnostics_say_so
     seen = len(told)
     graph.wait_until(lambda: len(told) > seen + 2, "two seconds more")
     assert commands == [] and head.running
-    assert head.output().count("/joint_states has not told where") == 1
+    assert head.output().count("/joint_states does not tell where") == 1
 
 
 @pytest.mark.parametrize("sound", [False, True], ids=["without sound", "with sound"])
@@ -343,6 +348,10 @@ def test_who_listens_to_the_trace_later_hears_nothing_that_was_said_before(graph
 def test_wrong_messages_are_told_and_the_head_goes_on(graph):
     head = graph.start_node("head_node", {"audio_reliability": "reliable"})
     head.wait_for_output("active", timeout=60)
+    for topic in ("partner/blendshapes", "partner/head_pose", "head/look_at"):  # of trackers, which do not wait
+        graph.wait_until(lambda name=topic: graph.node.get_subscriptions_info_by_topic(f"/{name}"), topic)
+        (found,) = graph.node.get_subscriptions_info_by_topic(f"/{topic}")
+        assert found.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
     commands = graph.collect(JointTrajectory, "head_controller/joint_trajectory")
     microphone = graph.publisher(Int16MultiArray, "microphone/audio")
     microphone.publish(Int16MultiArray(data=[]))

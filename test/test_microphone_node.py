@@ -159,13 +159,14 @@ def test_a_message_type_that_is_not_installed_is_named_with_its_package(start_no
     assert "sudo apt install ros-$ROS_DISTRO-naoqi-bridge-msgs" in node.output()
 
 
-def test_a_missing_microphone_is_told_once_and_waited_for(start_node):
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_missing_microphone_is_told_once_and_waited_for(start_node, ending):
     node = start_node("microphone_node", {"device": "no such device", "retry_s": 0.2})
     output = node.wait_for_output("trying again every 0.2 s")
     assert "no such device" in output or "PortAudio is missing" in output
     with pytest.raises(Exception, match="timed out"):
         node.wait(timeout=1.0)
-    assert node.stop(signal.SIGTERM) == 0
+    assert node.stop(ending) == 0
     assert node.output().count("trying again") == 1
 
 

@@ -56,6 +56,12 @@ class Stage:
     def feel(self, *positions: float, names: tuple[str, ...] = JOINTS) -> None:
         self.neck.feel(serialize_message(JointState(name=list(names), position=list(positions))))
 
+    def stand(self, *positions: float) -> None:
+        """Stand there for long enough to be taken up."""
+        self.feel(*positions)
+        self.now_ns += 200 * MS
+        self.feel(*positions)
+
     def hop(self, rotation: tuple[float, ...] = AHEAD) -> bool:
         """Time for a hop passes, and the next is followed."""
         self.now_ns += HOP_NS
@@ -93,8 +99,8 @@ def test_a_head_that_joint_states_never_told_is_left_alone_and_that_is_said_once
     assert stage.sent == [] and not stage.neck.holding
     assert stage.neck.waits_in_vain and stage.neck.unknown_joints == ["neck_yaw", "neck_roll"]
     (warning,) = stage.warnings
-    assert "/robot/joint_states has not told where neck_yaw, neck_roll is" in warning
-    stage.feel(0.5, 0.1, -0.2)
+    assert "/robot/joint_states does not tell where neck_yaw, neck_roll is" in warning
+    stage.stand(0.5, 0.1, -0.2)
     assert stage.hop() and not stage.neck.waits_in_vain
     assert stage.sent[0].positions[0] == pytest.approx([0.5, 0.1, -0.2])
 
@@ -110,9 +116,9 @@ def test_a_simulated_clock_that_begins_late_does_not_end_the_waiting(stage):
 
 @pytest.mark.parametrize("spoiled", [np.nan, np.inf])
 def test_positions_that_are_not_finite_are_not_felt(stage, spoiled):
-    stage.feel(0.5, spoiled, -0.2)
+    stage.stand(0.5, spoiled, -0.2)
     assert not stage.hop()
-    stage.feel(0.5, 0.1, -0.2)
+    stage.stand(0.5, 0.1, -0.2)
     stage.feel(spoiled, spoiled, spoiled)
     assert stage.hop()
     assert stage.sent[0].positions[0] == pytest.approx([0.5, 0.1, -0.2])
@@ -121,7 +127,7 @@ def test_positions_that_are_not_finite_are_not_felt(stage, spoiled):
 def test_a_head_that_hangs_below_its_command_keeps_its_command(stage):
     """The pitch sags by 0.05 rad, as by its weight: following the measured position would let it sink."""
     droop = np.array([0.0, 0.05, 0.0])
-    stage.feel(0.0, 0.05, 0.0)
+    stage.stand(0.0, 0.05, 0.0)
     before = np.array([0.0, 0.05, 0.0])
     for _ in range(60):
         assert stage.hop()
@@ -133,21 +139,82 @@ def test_a_head_that_hangs_below_its_command_keeps_its_command(stage):
 
 
 def test_a_head_whose_controller_missed_the_first_commands_is_taken_up_anew(stage):
-    stage.feel(-0.2, 0.0, 0.0)
-    for _ in range(25):
+    stage.stand(-0.2, 0.0, 0.0)
+    anew = 0
+    for _ in range(32):
+        before = stage.planned()[0] if stage.sent else -0.2
         assert stage.hop(LEFT)
         stage.feel(-0.2, 0.0, 0.0)
-        assert stage.planned()[0] < 0.35  # begun anew before it is at the target, where the head is not
+        anew += stage.planned()[0] < before - 0.1
+    assert anew == 2  # each time it has been off for half a second
     while stage.planned()[0] < 0.39:  # now its controller follows
         assert stage.hop(LEFT)
         stage.feel(*stage.planned())
     assert stage.warnings == []
 
 
+@pytest.mark.parametrize("late_ms", [0, 100, 250, 400])
+@pytest.mark.parametrize("every", [1, 5, 12])
+def test_a_head_that_follows_is_not_taken_up_anew_however_late_and_seldom_that_is_told(stage, late_ms, every):
+    """And although others, such as a face's joints, are told between."""
+    stage.stand(0.0, 0.0, 0.0)
+    was = {stage.now_ns: np.zeros(3)}
+    for hop in range(60):
+        before = stage.planned() if stage.sent else np.zeros(3)
+        assert stage.hop(LEFT if hop // 12 % 2 else AHEAD)
+        was[stage.now_ns] = stage.planned()
+        assert np.abs(was[stage.now_ns] - before).max() < 0.2
+        stage.feel(0.3, names=("jaw",))
+        if hop % every == 0:
+            stage.feel(*was[max((at for at in was if at <= stage.now_ns - late_ms * MS), default=min(was))])
+    steps = np.abs(np.diff([trajectory.positions[0] for trajectory in stage.sent], axis=0))
+    assert steps.max() < 0.2 and stage.warnings == []
+
+
+def test_a_head_that_something_else_moves_is_taken_up_when_it_stands(stage):
+    for step in range(60):
+        stage.feel(0.02 * step, 0.0, 0.0)
+        if step % 4 == 0:
+            assert not stage.hop()
+        stage.now_ns += 20 * MS
+    assert stage.neck.obstacle == "something else moves the head" and not stage.neck.waits_in_vain
+    stage.wall_s += UNKNOWN_POSITION_S
+    assert not stage.hop() and "something else moves the head" in stage.warnings[0]
+    stage.feel(1.18, 0.0, 0.0)
+    stage.now_ns += 200 * MS
+    assert stage.hop() and stage.sent[0].positions[0] == pytest.approx([1.18, 0.0, 0.0])
+
+
+def test_a_head_that_is_told_once_is_taken_up(stage):
+    """As by a bridge that publishes what it last sent."""
+    stage.feel(0.1, 0.0, 0.0)
+    assert not stage.hop() and not stage.hop()
+    assert stage.hop()
+
+
+@pytest.mark.parametrize("yaw", [12.0, -2 * np.pi, 1.9])
+def test_positions_far_outside_the_range_are_not_believed(stage, yaw):
+    """Degrees, a revolution too many, garbage."""
+    for _ in range(50):
+        stage.stand(yaw, 0.0, 0.0)
+        assert not stage.hop()
+    (warning,) = stage.warnings
+    assert f"neck_yaw at {yaw:.2f}, far outside its range" in warning and "in rad" in warning
+    assert stage.neck.waits_in_vain and stage.sent == []
+    stage.stand(0.0, 0.0, 0.0)
+    assert stage.hop()
+
+
+def test_a_joint_a_little_outside_its_range_is_taken_up_there(stage):
+    upper = RobotProfile.load("generic").joints[0].limits.upper
+    stage.stand(upper + 0.2, 0.0, 0.0)
+    assert stage.hop() and stage.sent[0].positions[0][0] == pytest.approx(upper + 0.2)
+
+
 def test_a_command_that_took_too_long_is_planned_again_from_what_was_sent(stage, monkeypatch):
     stages = [stage, Stage(monkeypatch)]
     for each in stages:
-        each.feel(0.0, 0.0, 0.0)
+        each.stand(0.0, 0.0, 0.0)
         for _ in range(8):
             each.hop(LEFT)
     slow, late = stages
@@ -162,7 +229,7 @@ def test_a_command_that_took_too_long_is_planned_again_from_what_was_sent(stage,
 
 
 def test_commands_that_are_too_late_all_the_same_are_counted(stage):
-    stage.feel(0.0, 0.0, 0.0)
+    stage.stand(0.0, 0.0, 0.0)
     stage.hop()
     stage.slow(0.06, 0.06)
     assert stage.hop() and stage.neck.late_commands == 1
@@ -188,7 +255,7 @@ def test_a_head_that_brakes_for_new_limits_keeps_the_old_ones_whatever_comes_mea
             taken = len(stage.sent)
             monitor(now_ns, controller.sample(now_ns))
 
-    stage.feel(0.0, 0.0, 0.0)
+    stage.stand(0.0, 0.0, 0.0)
     for _ in range(4):
         stage.hop(LEFT)
         play(80)
@@ -203,7 +270,7 @@ def test_a_head_that_brakes_for_new_limits_keeps_the_old_ones_whatever_comes_mea
 
 
 def test_positions_are_told_until_the_head_rests_after_its_limits_were_changed_once(stage):
-    stage.feel(0.0, 0.0, 0.0)
+    stage.stand(0.0, 0.0, 0.0)
     stage.hop(LEFT)
     stage.neck.use(slower(RobotProfile.load("generic")))
     stage.now_ns += 1000 * MS
@@ -225,7 +292,7 @@ def test_stamps_hold_times_before_0():
 
 @pytest.mark.parametrize("why", ["released", "other limits"])
 def test_positions_that_were_held_up_while_the_head_brakes_leave_it_where_it_stopped(stage, why):
-    stage.feel(0.0, 0.0, 0.0)
+    stage.stand(0.0, 0.0, 0.0)
     for _ in range(4):
         stage.hop(LEFT)
     if why == "released":
@@ -274,12 +341,34 @@ def test_with_stamps_of_zero_jitter_between_arrivals_is_made_up_for_gently():
     assert np.abs(velocities).max() < 3.0  # 1.9 rad/s without jitter; made up for within 10 ms it takes 5
 
 
+@pytest.mark.parametrize("hertz", [5, 10, 20, 100])
+def test_positions_are_sent_on_a_simulated_clock_that_goes_by_steps(hertz):
+    now_ns, profile, published, interrupted = [10**12], RobotProfile.load("reachy2"), [], []
+    clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns[0]), ros_time_is_active=True)
+    node = SimpleNamespace(
+        get_clock=lambda: clock, create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=published.append)
+    )
+
+    def planned(time_ns: int) -> np.ndarray | None:
+        return None if time_ns > 10**12 + 2 * 10**9 else np.full((3, len(profile.joints)), time_ns * 1e-9 - 1000)
+
+    commands = PositionCommands(node, profile.command, profile.joint_names, planned, interrupted.append)
+    commands.start()
+    for _ in range(2 * hertz + 2):
+        time.sleep(0.03)
+        now_ns[0] += 10**9 // hertz
+    commands.stop()
+    sent = np.array([message.data[0] for message in published])
+    assert interrupted == [] and np.diff(sent) == pytest.approx(0.01)
+    assert len(sent) == pytest.approx(200, abs=1 + 100 / hertz)
+
+
 def test_positions_go_on_and_end_although_the_clock_stands_still_before_the_head_is_at_rest(monkeypatch):
     """As simulated time does while the executor's thread, which would take it in, brings the head to rest."""
     monkeypatch.setattr(PositionCommands, "LONGEST_STOP_S", 0.1)
     profile, published = RobotProfile.load("reachy2"), []
     node = SimpleNamespace(
-        get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=10**12)),
+        get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=10**12), ros_time_is_active=True),
         create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=published.append),
     )
     planned = [np.zeros((3, len(profile.joints)))]

@@ -63,6 +63,20 @@ def test_with_its_clock_a_bag_plays_at_any_rate(graph, tmp_path):
     assert abs(times[-1] - START_NS - 9e9) < 2e8  # it runs on for a second, so that what was heard last is shown
 
 
+def test_a_queued_voice_is_played_as_it_was_spoken(graph, tmp_path):
+    messages, store = invented_messages(INVENTED)
+    own = [(topic, time_ns, m) for topic, time_ns, m in messages if topic == "/microphone/audio"]
+    spoken = [("/head/voice", time_ns, m) for _, time_ns, m in own]
+    others = [each for each in messages if each[0] != "/microphone/audio"]
+    bag = write_messages(tmp_path / "bag", sorted([*others, *spoken, *own[:5]], key=lambda each: each[1]), store)
+    node = graph.start_node("replay", {"bag": bag})
+    heard = graph.collect(Int16MultiArray, "microphone/audio")
+    graph.collect(Int16MultiArray, "partner/audio")
+    assert node.wait(30) == 0
+    graph.wait_until(lambda: len(heard) == len(own), "all packets")
+    assert np.array_equal(joined(heard), INVENTED.voice("self"))
+
+
 def test_sound_of_a_type_that_is_not_installed_is_played_as_one_that_is(graph, tmp_path):
     try:
         import audio_common_msgs  # noqa: F401

@@ -258,6 +258,9 @@ def test_servos_are_taken_up_where_joint_states_has_them():
         commands.feel(serialize_message(state))
 
     commands, sent, raised = face_commands()
+    commands.take()
+    commands.follow(0.0 * raised, 10**12)
+    assert sent == []  # not before that was told
     feel(-1.0, np.nan)
     commands.follow(0.0 * raised, 10**12)
     assert sent[-1] == pytest.approx([0.0, -1.0], abs=0.1)
@@ -268,6 +271,17 @@ def test_servos_are_taken_up_where_joint_states_has_them():
     feel(1.0, 1.0)
     commands.follow(0.0 * raised, 10**12 + 10**9)
     assert sent[-1] == pytest.approx([1.0, 1.0], abs=0.1)
+
+
+def test_servos_that_nobody_tells_of_are_commanded_after_a_while(monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    commands, sent, raised = face_commands()
+    commands.take()
+    for k in range(100):
+        commands.follow(0.0 * raised, 10**12 + 40_000_000 * k)
+        now_s[0] += 0.04
+    assert len(sent) == 25 and sent[0] == pytest.approx([0.0, 0.0], abs=0.1)
 
 
 @pytest.mark.parametrize(

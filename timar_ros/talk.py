@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 _say_all(graph, keyboard, lines)
             else:
                 _take_lines(graph, keyboard)
-        return show_results(out, video=True, topics={"self_audio": VOICE_TOPIC}) if args.out else 0
+        return show_results(out, video=True) if args.out else 0
 
 
 def _start(graph: Graph, args: argparse.Namespace) -> subprocess.Popen:

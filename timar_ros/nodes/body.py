@@ -74,7 +74,7 @@ class Body:
         self._subscriptions = [
             node.create_subscription(JointState, "joint_states", self._feel, qos_profile_sensor_data, raw=True),
             node.create_subscription(String, "robot_description", self._take_description, LATCHED),
-            node.create_subscription(PointStamped, "~/look_at", self._look_at, 10),
+            node.create_subscription(PointStamped, "~/look_at", self._look_at, qos_profile_sensor_data),
         ]
         self._limits_told = "the profile's"
         self._face_shown = np.zeros(len(ARKIT_BLENDSHAPES))
@@ -116,7 +116,7 @@ class Body:
         self._frames.destroy()
         face = [self._face.publisher] if self._face else []
         for publisher in (self._neck.commands.publisher, self._blendshapes, self._poses, *face):
-            self._node.destroy_publisher(publisher)
+            self._node.destroy_lifecycle_publisher(publisher)
 
     # The thread that moves the head
 
@@ -143,7 +143,10 @@ class Body:
             motion, heard, quiet, np.array(stamps_ns) * 1e-9, settings.intensity, settings.idle_life
         )
         due_ns = [stamp_ns + self._playout_delay_ns for stamp_ns in stamps_ns]
-        if not self._moving or due_ns[-1] < self._now_ns() - STALL_NS:
+        now_ns = self._now_ns()
+        if not self._moving or due_ns[-1] < now_ns - STALL_NS:
+            return
+        if due_ns[-1] > now_ns + self._playout_delay_ns + CLOCK_LEAP_NS:  # heard before the clock went back
             return
         self._stalled = False
         self._neck.follow(shown.rotations, due_ns[0], rests_on_ns)
@@ -297,9 +300,9 @@ class Body:
         elif self._stalled:
             bad, said = 1, "halted: the policy does not answer"
         elif self._neck.waits_in_vain:
-            bad, said = 2, f"not moved: joint_states does not tell where {', '.join(self._neck.unknown_joints)} is"
+            bad, said = 2, f"not moved: {self._neck.obstacle}"
         elif not self._neck.holding:
-            bad, said = 1, "waiting for joint_states to tell where the head is"
+            bad, said = 1, "waiting for joint_states to tell where the head is, and that it stands still"
         elif self._performance.stale:
             bad, said = 0, "idle: no sound comes"
         else:

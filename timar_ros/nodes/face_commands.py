@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -11,6 +12,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from timar_ros.nodes.neck import UNKNOWN_POSITION_S
 from timar_ros.nodes.topics import stamp_of
 from timar_ros.rates import FRAME_NS
 from timar_ros.robot.face import FaceServos
@@ -31,6 +33,7 @@ class FaceCommands:
         self._lock = threading.Lock()
         self._servos = FaceServos(face)
         self._sent_ns: int | None = None
+        self._waited_until_s = 0.0
         self._kind = face.command.kind
         names = [joint.name for joint in face.joints]
         self._names = list(face.command.options.get("order", names))
@@ -38,16 +41,20 @@ class FaceCommands:
         self.publisher = node.create_lifecycle_publisher(_TYPES[self._kind], face.command.topic, 10)
 
     def take(self) -> None:
-        """Take up the servos with the next frame, where `joint_states` has them by then, if it does."""
+        """Take up the servos where `joint_states` has them; where it tells of none in time, from their rest."""
         with self._lock:
             self._sent_ns = None
+            self._waited_until_s = time.monotonic() + UNKNOWN_POSITION_S
 
     def feel(self, message: bytes) -> None:
         """Take the servos' positions from a serialised `joint_states`, which is read only where it is needed."""
         with self._lock:
             if self._sent_ns is None:
                 state = deserialize_message(message, JointState)
-                self._servos.resume(dict(zip(state.name, state.position, strict=False)))
+                told = dict(zip(state.name, state.position, strict=False))
+                self._servos.resume(told)
+                if not told.keys().isdisjoint(self._names):
+                    self._waited_until_s = 0.0
 
     def follow(self, weights: np.ndarray, now_ns: int) -> None:
         """Command the frame that is shown now; `weights` [52] of the blendshapes.
@@ -56,6 +63,8 @@ class FaceCommands:
         a gap, in which they have come to a stand, by a frame.
         """
         with self._lock:
+            if self._sent_ns is None and time.monotonic() < self._waited_until_s:
+                return
             passed_ns = FRAME_NS if self._sent_ns is None else max(now_ns - self._sent_ns, 0)
             self._sent_ns = now_ns
             if passed_ns > _GAP_NS:

@@ -28,7 +28,7 @@ from rclpy.clock import ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String, UInt8MultiArray
@@ -43,7 +43,7 @@ from timar_ros.nodes.head_parameters import PARAMETERS
 from timar_ros.nodes.neck_commands import trajectory_message
 from timar_ros.nodes.parameters import declare
 from timar_ros.nodes.runtime import events_executor, run
-from timar_ros.nodes.topics import BURST, LATCHED, time_of
+from timar_ros.nodes.topics import BURST, LATCHED, subscribe_format, time_of
 from timar_ros.nodes.voices import Voices, lookahead_frames, lookahead_refusal
 from timar_ros.rates import FRAME_NS, FRAME_SAMPLES, PLAYOUT_RESERVE_MS
 from timar_ros.robot.commands import joint_angles_class
@@ -111,6 +111,16 @@ class HeadNode(LifecycleNode):
                 raise TimarError("the head node could not start; the reason is logged above")
 
     # Lifecycle
+
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
+        """Refuse a transition that the present state does not offer, on which rclpy ends the node until Kilted."""
+        if transition_id in {each[0] for each in self._state_machine.available_transitions}:
+            return super()._LifecycleNodeMixin__change_state(transition_id)
+        self.get_logger().warning(
+            f"transition {transition_id} is refused: the node is {self._state_machine.current_state[1]}, which does "
+            "not offer it"
+        )
+        return TransitionCallbackReturn.FAILURE
 
     @_logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -235,7 +245,7 @@ class HeadNode(LifecycleNode):
 
     def _make_publisher(self, message_type: type, topic: str, qos: QoSProfile | int) -> Publisher:
         publisher = self.create_lifecycle_publisher(message_type, topic, qos)
-        self._made.callback(self.destroy_publisher, publisher)
+        self._made.callback(self.destroy_lifecycle_publisher, publisher)
         return publisher
 
     def _make_subscription(self, message_type: type, topic: str, take: Callable, qos: QoSProfile) -> None:
@@ -247,25 +257,26 @@ class HeadNode(LifecycleNode):
         self._pairer = FramePairer(max_wait_ms=self._settings.max_wait_ms)
         self._partner_face = PartnerFace()
         self._stopping = threading.Event()
-        reliability = ReliabilityPolicy[self._settings.audio_reliability.upper()]
-        qos = QoSProfile(depth=100, reliability=reliability)
         self._voices = Voices(
             self, self._settings, self._message_type, self._playout_delay_ns, self._pair, self._body.mouth
         )
         self._made.callback(self._voices.destroy)
         self._decoders = {party: AudioDecoder(self._message_type, self._audio_format) for party in AUDIO_TOPICS}
-        info_type = audio_message_type(self._message_type).info_type
         for party, topic in AUDIO_TOPICS.items():
-            hear = self._hearer(party)
-            bursts = party == SELF and self._voices.queued
-            self._make_subscription(self._message_class, topic, hear, BURST if bursts else qos)
-            if info_type:
-                info_class = import_message_class(info_type)
-                self._make_subscription(info_class, f"{topic}_info", self._info_taker(party), LATCHED)
-        self._make_subscription(JointState, "partner/blendshapes", self._see_face, qos)
-        self._make_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos)
+            qos = self._audio_qos(bursts=party == SELF and self._voices.queued)
+            self._make_subscription(self._message_class, topic, self._hearer(party), qos)
+            for subscription in subscribe_format(self, self._message_type, topic, self._info_taker(party)):
+                self._made.callback(self.destroy_subscription, subscription)
+        self._make_subscription(JointState, "partner/blendshapes", self._see_face, qos_profile_sensor_data)
+        self._make_subscription(QuaternionStamped, "partner/head_pose", self._see_pose, qos_profile_sensor_data)
         for period_s, callback in ((1.0, self._report), (0.05, self._watch)):
             self._made.callback(self.destroy_timer, self.create_timer(period_s, callback))
+
+    def _audio_qos(self, bursts: bool) -> QoSProfile:
+        asked = self._settings.audio_reliability
+        reliable = bursts if asked == "auto" else asked == "reliable"
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        return QoSProfile(depth=BURST.depth if bursts else 100, reliability=reliability)
 
     def _begin_conversation(self) -> None:
         p = self._settings
@@ -466,7 +477,7 @@ class HeadNode(LifecycleNode):
             pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
             status = DiagnosticStatus(
                 level=_LEVELS[int(bad)],
-                name=f"head: {name}",
+                name=f"{self.get_fully_qualified_name().lstrip('/')}: {name}",
                 message=said,
                 hardware_id=self.get_fully_qualified_name(),
                 values=pairs,

@@ -142,9 +142,9 @@ PARAMETERS = (
     ),
     Parameter(
         "audio_reliability",
-        "best_effort",
-        "QoS of the audio subscriptions",
-        choices=("best_effort", "reliable"),
+        "auto",
+        "QoS of the audio subscriptions; auto: reliable for a queued voice, else best effort",
+        choices=("auto", "best_effort", "reliable"),
         read_only=True,
     ),
     *VOICE_PARAMETERS,

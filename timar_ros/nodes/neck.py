@@ -19,12 +19,17 @@ from timar_ros.robot.profile import RobotProfile
 
 UNKNOWN_POSITION_S = 3.0
 """How long `joint_states` is waited for, by the wall's clock, until it is told that something is wrong."""
-# For so long after it was taken up it is watched whether the head follows; it does if it is off by no more than these.
+# A head is taken up that has not moved by more than this for so long: planning begins at rest.
+_STILL_RAD = 0.02
+_STILL_NS = 200_000_000
+# Further outside its range no joint is believed to be, as where positions come in degrees.
+_OUTSIDE_RAD = 0.25
+# For so long after it was taken up it is watched whether the head follows; it does not if it is off by more than these
+# for some time. Joint states may be old by less than that.
 _CONFIRM_NS = 5_000_000_000
 _MISSED_RAD = 0.03
 _MISSED_S = 0.2
-# A head that has moved less than this, while more was planned, has not had the commands.
-_STILL_RAD = 0.015
+_MISSED_NS = 500_000_000
 # A command that is sent later than so long before its motion begins would come too late for it.
 _TRANSPORT_NS = 5_000_000
 # Where positions are sent one after the other, that at rest is sent a little longer, in case one is lost.
@@ -79,9 +84,23 @@ class Neck:
         return [name for name in self._profile.joint_names if name not in self._positions]
 
     @property
+    def obstacle(self) -> str:
+        """Why the head cannot be taken up as it is, as a clause; empty where it can."""
+        topic = self._node.resolve_topic_name("joint_states")
+        if self.unknown_joints:
+            return f"{topic} does not tell where {', '.join(self.unknown_joints)} is"
+        for joint, position in zip(self._profile.joints, self._felt(), strict=True):
+            low, high = joint.limits.lower, joint.limits.upper
+            if not low - _OUTSIDE_RAD <= position <= high + _OUTSIDE_RAD:
+                return (
+                    f"{topic} has {joint.name} at {position:.2f}, far outside its range of {low:.2f} to {high:.2f} rad"
+                )
+        return "" if self._now_ns() - self._still_since_ns >= _STILL_NS else "something else moves the head"
+
+    @property
     def waits_in_vain(self) -> bool:
-        """Whether something is wrong with `joint_states`: it has been waited for too long."""
-        return bool(self.unknown_joints) and time.monotonic() - self._waiting_since_s > UNKNOWN_POSITION_S
+        """Whether something has been in the way for too long."""
+        return time.monotonic() - self._waiting_since_s > UNKNOWN_POSITION_S and bool(self.obstacle)
 
     def begin(self) -> None:
         """Be ready to take up the head."""
@@ -100,11 +119,16 @@ class Neck:
             # What comes while the head still brakes would be old by the time it is taken up.
             if now_ns < self._free_ns or (self._holding and now_ns > self._confirm_until_ns):
                 return
-            state = deserialize_message(message, JointState)
+            state, ours = deserialize_message(message, JointState), self._profile.joint_names
             named = zip(state.name, state.position, strict=False)
-            self._positions |= {name: position for name, position in named if math.isfinite(position)}
+            told = {name: position for name, position in named if name in ours and math.isfinite(position)}
+            if not told:
+                return
+            self._positions |= told
             if self._holding:
                 self._confirm(now_ns)
+            elif not self.unknown_joints:
+                self._watch_for_rest(now_ns)
 
     def use(self, profile: RobotProfile) -> None:
         """Keep other limits from now on; the head comes to rest within the old ones first."""
@@ -169,6 +193,8 @@ class Neck:
         self._holding = False
         self._halted = False
         self._positions: dict[str, float] = {}
+        self._still_at: np.ndarray | None = None
+        self._still_since_ns = 0
         self._confirm_until_ns = 0
         self._waiting_since_s = time.monotonic()
         self._told_to_wait = False
@@ -204,21 +230,31 @@ class Neck:
             self.late_commands += 1
 
     def _take_up(self) -> bool:
-        if self.unknown_joints:
+        if obstacle := self.obstacle:
             if self.waits_in_vain and not self._told_to_wait:
                 self._told_to_wait = True
-                topic, unknown = self._node.resolve_topic_name("joint_states"), ", ".join(self.unknown_joints)
                 self._node.get_logger().warning(
-                    f"{topic} has not told where {unknown} is: the head is not moved until it does. Check that the "
-                    "robot publishes there, else remap joint_states, and that the profile's joints have its names"
+                    f"{obstacle}: the head is not moved until this changes. Check that the robot publishes its joints "
+                    "there, in rad and with the names of the profile, else remap joint_states, and that no other "
+                    "program moves the head"
                 )
             return False
-        self._taken_up = self._felt()
-        self._planner.resume(self._taken_up)
+        self._planner.resume(self._felt())
         self._holding = True
-        self._follows = self._told_off = False
+        self._begin_to_confirm()
         self._confirm_until_ns = self._now_ns() + _CONFIRM_NS
         return True
+
+    def _watch_for_rest(self, now_ns: int) -> None:
+        """Note from when on the head has stood still, as far as is told."""
+        felt = self._felt()
+        if self._still_at is None or (np.abs(felt - self._still_at) > _STILL_RAD).any():
+            self._still_at, self._still_since_ns = felt, now_ns
+
+    def _begin_to_confirm(self) -> None:
+        self._taken_up = self._felt()
+        self._follows = self._told_off = False
+        self._off_since_ns: int | None = None
 
     def _confirm(self, now_ns: int) -> None:
         """Take the head up anew while it stands where it was: its controller, which had not found this node yet, has
@@ -228,9 +264,15 @@ class Neck:
         position, velocity, _ = self._planner.at(now_ns)
         off = np.abs(felt - position)
         if not (off > _MISSED_RAD + _MISSED_S * np.abs(velocity)).any():
+            self._off_since_ns = None
+            return
+        if self._off_since_ns is None:
+            self._off_since_ns = now_ns
+        if now_ns - self._off_since_ns < _MISSED_NS:
             return
         if not self._follows:
             self._planner.resume(felt)
+            self._begin_to_confirm()
         elif not self._told_off:
             self._told_off = True
             joint = self._profile.joint_names[off.argmax()]

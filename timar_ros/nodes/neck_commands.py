@@ -23,6 +23,8 @@ from timar_ros.robot.profile import Command
 # So many positions are sent late rather than left out, so that the steps between them stay what was planned. After a
 # longer gap the head has stopped where the last one had it, and motion begins anew from there.
 MOST_LATE = 3
+# A simulated clock is not late that goes by steps, of up to so long.
+LONGEST_CLOCK_STEP_NS = 200_000_000
 # Where a trajectory starts when it arrives, the controller has at least so long to go over to it from where it is then.
 BLEND_NS = 40_000_000
 
@@ -82,7 +84,8 @@ class PositionCommands:
             planned: of a time, ns, the state [3, J], or None where there is nothing to send.
             interrupted: told the positions [J] that were sent last, when the next ones would come too late.
         """
-        self._now_ns = EndingClock(lambda: node.get_clock().now().nanoseconds)
+        self._clock = node.get_clock()
+        self._now_ns = EndingClock(lambda: self._clock.now().nanoseconds)
         self._planned = planned
         self._interrupted = interrupted
         self._values = PlainValues(command, joints)
@@ -120,10 +123,13 @@ class PositionCommands:
 
     def _run(self) -> None:
         sent_ns, sent = 0, None
+        before_ns, step_ns = self._now_ns(), 0
         while True:
             now_ns = self._now_ns()
+            if self._clock.ros_time_is_active and now_ns != before_ns:
+                before_ns, step_ns = now_ns, min(max(now_ns - before_ns, 0), LONGEST_CLOCK_STEP_NS)
             due_ns = sent_ns + self._period_ns
-            if abs(now_ns - due_ns) > MOST_LATE * self._period_ns:
+            if abs(now_ns - due_ns) > MOST_LATE * self._period_ns + step_ns:
                 due_ns = now_ns // self._period_ns * self._period_ns
                 if sent is not None:
                     self._interrupted(sent[0])

@@ -86,7 +86,7 @@ def run(
     args: Sequence[str] | None = None,
     make_executor: Callable[[], Executor] = SingleThreadedExecutor,
 ) -> int:
-    """Spin the node of ``make_node()`` until SIGINT, SIGTERM or ``request_stop``; the exit code.
+    """Spin the node of ``make_node()`` until SIGINT, SIGTERM, SIGHUP or ``request_stop``; the exit code.
 
     0 after a stop that was asked for. 1 after a TimarError, from the start, a callback, ``fail`` or the close,
     with its sentence on stderr. Any other exception is a defect and passes through with its traceback,
@@ -96,7 +96,7 @@ def run(
     """
     _stop.clear()
     _failures.clear()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {s: signal.signal(s, lambda *_: _stop.set()) for s in signals}
     use_wheels_prefix()
     node = None

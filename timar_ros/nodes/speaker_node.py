@@ -28,7 +28,7 @@ from timar_ros.nodes import runtime
 from timar_ros.nodes.muting import MuteListener, is_muted_topic
 from timar_ros.nodes.parameters import Parameter, declare
 from timar_ros.nodes.sound_devices import DeviceKeeper, NoSoundDeviceError, open_stream
-from timar_ros.nodes.topics import LATCHED, message_type_parameter, publish_format
+from timar_ros.nodes.topics import LATCHED, message_type_parameter, publish_format, subscribe_format
 from timar_ros.rates import FRAME_NS, PLAYOUT_RESERVE_MS
 from timar_ros.stream.audio_messages import (
     AudioChunk,
@@ -217,14 +217,7 @@ class SpeakerNode(Node):
             self._hear,
             QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT),
         )
-        info_type = audio_message_type(name).info_type
-        if info_type is not None:
-            self.create_subscription(
-                import_message_class(info_type),
-                audio.topic_name + "_info",
-                self._learn_format,
-                LATCHED,
-            )
+        subscribe_format(self, name, audio.topic_name, self._learn_format)
         publish_format(self, "~/played", name, settings.rate)
         self.create_subscription(Empty, audio.topic_name + "_flush", self._flush, QoSProfile(depth=1))
         self._told_ms = {"playout_delay": USUAL_PLAYOUT_MS, "lips_lead": lips_lead_ms(0)}

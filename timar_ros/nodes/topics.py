@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 
 from timar_ros.nodes.parameters import Parameter
 from timar_ros.stream.audio_messages import (
@@ -41,6 +44,19 @@ def message_type_parameter(name: str = "message_type") -> Parameter:
         choices=(AUTO, *AUDIO_MESSAGE_TYPES),
         read_only=True,
     )
+
+
+def subscribe_format(node: Node, type_name: str, topic: str, take: Callable) -> list[Subscription]:
+    """Hear the audio format of `topic` on `topic`_info, if its messages do not tell it themselves.
+
+    Twice, as one subscription hears either what is latched or nodes that do not latch and say it again and again, as
+    audio_capture of ros-drivers' audio_common does every 5 s.
+    """
+    info_type = audio_message_type(type_name).info_type
+    if info_type is None:
+        return []
+    info_class = import_message_class(info_type)
+    return [node.create_subscription(info_class, f"{topic}_info", take, qos) for qos in (LATCHED, QoSProfile(depth=1))]
 
 
 def publish_format(node: Node, topic: str, type_name: str, rate: int) -> Publisher | None:

@@ -32,6 +32,8 @@ from timar_ros.stream.trace import decode_hop
 TOPIC_PATTERNS: dict[str, str] = {
     "self_audio": r"/microphone/audio$",
     "partner_audio": r"/partner/audio$",
+    "spoken_audio": r"/voice$",  # a queued own voice as it is spoken, before what was sent in bursts as self_audio
+    "spoken_audio_info": r"/voice_info$",
     "self_audio_info": r"/microphone/audio_info$",
     "partner_audio_info": r"/partner/audio_info$",
     "played_audio": r"/played$",
@@ -216,7 +218,10 @@ class _Reading:
                 ),
                 None,
             )
-            if role in ("self_audio", "partner_audio", "played_audio") and type_name not in AUDIO_MESSAGE_TYPES:
+            if (
+                role in ("self_audio", "partner_audio", "spoken_audio", "played_audio")
+                and type_name not in AUDIO_MESSAGE_TYPES
+            ):
                 self.losses.append(f"{topic}: {type_name} is no audio message that is understood")
                 role = None
             self._role_of[topic] = role
@@ -284,8 +289,9 @@ class _Reading:
         """Everything collected, put in order."""
         made = Recording(path, self._first_ns, self._last_ns)
         made.topics = dict(sorted(self._types.items()))
+        spoken = None if "self_audio" in self._topics else self._voice("spoken_audio")
         for party, role in ((SELF, "self"), (PARTNER, "partner")):
-            voice = self._voice(f"{role}_audio")
+            voice = (spoken if party == SELF else None) or self._voice(f"{role}_audio")
             if voice is not None:
                 made.voices[party] = voice
             made.speaking[party] = self._spans_of_yes(f"{role}_speaking")

@@ -9,7 +9,7 @@ import array
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -126,6 +126,7 @@ class AudioMessageType:
         encoding: what `make_message` writes.
         info_type: a message on a topic of its own that tells the format, or None.
         stamped: whether messages say when they were captured.
+        stamped_at_end: whether that is when they were full, instead of when their first sample was.
     """
 
     name: str
@@ -136,6 +137,7 @@ class AudioMessageType:
     encoding: str = "S16LE"
     info_type: str | None = None
     stamped: bool = True
+    stamped_at_end: bool = False
 
 
 def _read_data_stamped(message, defaults):
@@ -200,12 +202,8 @@ def _write_raw_audio(message, samples, audio_format):
 
 
 def _read_audio_buffer(message, defaults):
-    channels = len(message.channel_map) or 1
-    return (
-        message.header.stamp,
-        message.data,
-        AudioFormat(int(message.frequency), channels, "S16LE"),
-    )
+    audio_format = AudioFormat(int(message.frequency), len(message.channel_map) or 1, "S16LE")
+    return message.header.stamp, message.data, audio_format
 
 
 def _write_audio_buffer(message, samples, audio_format):
@@ -268,6 +266,7 @@ AUDIO_MESSAGE_TYPES: dict[str, AudioMessageType] = {
             _read_audio_buffer,
             _write_audio_buffer,
             in_bytes=False,
+            stamped_at_end=True,  # by naoqi_driver2 (src/event/audio.cpp)
         ),
         AudioMessageType(
             "std_msgs/msg/Int16MultiArray",
@@ -418,7 +417,10 @@ class AudioDecoder:
         samples = self._mono(samples.reshape(-1, audio_format.channels))
         if encoding.dtype.kind == "f":
             samples = np.clip(samples, -1.0, 1.0)
-        return AudioChunk(_nanoseconds(stamp), audio_format.rate, samples, invalid)
+        chunk = AudioChunk(_nanoseconds(stamp), audio_format.rate, samples, invalid)
+        if self.message_type.stamped_at_end and chunk.stamp_ns is not None:
+            return replace(chunk, stamp_ns=chunk.stamp_ns - chunk.duration_ns)
+        return chunk
 
     def _mono(self, samples: np.ndarray) -> np.ndarray:
         channels = samples.shape[1]
@@ -532,7 +534,8 @@ def make_message(
     message = cls()
     stamp = row.write(message, encode_samples(samples, row.encoding).reshape(-1), audio_format)
     if stamp is not None and stamp_ns is not None:
-        stamp.sec, stamp.nanosec = divmod(int(stamp_ns), 1_000_000_000)
+        length_ns = len(samples) * 1_000_000_000 // rate if row.stamped_at_end else 0
+        stamp.sec, stamp.nanosec = divmod(int(stamp_ns) + length_ns, 1_000_000_000)
     return message
 
 

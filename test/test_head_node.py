@@ -348,7 +348,7 @@ def test_who_listens_to_the_trace_later_hears_nothing_that_was_said_before(graph
 def test_wrong_messages_are_told_and_the_head_goes_on(graph):
     head = graph.start_node("head_node", {"audio_reliability": "reliable"})
     head.wait_for_output("active", timeout=60)
-    for topic in ("partner/blendshapes", "partner/head_pose", "head/look_at"):  # of trackers, which do not wait
+    for topic in ("partner/blendshapes", "partner/head_pose"):  # of trackers, which do not wait
         graph.wait_until(lambda name=topic: graph.node.get_subscriptions_info_by_topic(f"/{name}"), topic)
         (found,) = graph.node.get_subscriptions_info_by_topic(f"/{topic}")
         assert found.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT

@@ -74,7 +74,7 @@ class Body:
         self._subscriptions = [
             node.create_subscription(JointState, "joint_states", self._feel, qos_profile_sensor_data, raw=True),
             node.create_subscription(String, "robot_description", self._take_description, LATCHED),
-            node.create_subscription(PointStamped, "~/look_at", self._look_at, qos_profile_sensor_data),
+            node.create_subscription(PointStamped, "~/look_at", self._look_at, 10),
         ]
         self._limits_told = "the profile's"
         self._face_shown = np.zeros(len(ARKIT_BLENDSHAPES))

@@ -131,6 +131,33 @@ def test_a_room_is_not_forgotten_while_the_own_voice_is_silent(floor):
     assert left_of_echo() < learned + 5.0
 
 
+@pytest.mark.parametrize(("begin_s", "seconds"), [(0.0, 5.0), (15.0, 3.0), (15.0, 10.0)])
+def test_a_microphone_that_is_not_heard_for_a_while_teaches_nothing(begin_s, seconds):
+    """It was muted, pulled out, or began later than the robot: silence stands in for it."""
+    stage = scene(level_db=-6.0, delays_ms=(60.0, 60.0), seconds=40.0)
+    microphone = (stage.echo + stage.noise).astype(np.float32)
+    gap = range(round(begin_s / 0.04), round((begin_s + seconds) / 0.04))
+
+    def left(heard) -> np.ndarray:
+        """dB over the noise, of each second."""
+        canceller, passed = EchoCanceller(True), []
+        for k in range(len(stage.own) // FRAME_SAMPLES):
+            frame = slice(k * FRAME_SAMPLES, (k + 1) * FRAME_SAMPLES)
+            if heard(k):
+                passed.append(canceller(stage.own[frame], microphone[frame]))
+            else:
+                canceller.pass_by(stage.own[frame])
+                passed.append(np.zeros(FRAME_SAMPLES))
+        whole = np.concatenate(passed)[: 40 * SAMPLE_RATE].reshape(-1, SAMPLE_RATE)
+        return 10 * np.log10(np.square(whole).mean(axis=1) / np.square(stage.noise).mean() + 1e-9)
+
+    after = slice(round(begin_s + seconds) + 1, None)
+    late = left(lambda k: k not in gap)[after]
+    assert late.max() < 6.0 and late.min() > -6.0  # nothing of the echo, and the room's noise
+    begins_so = left(lambda k: True)[: 40 - after.start] if begin_s == 0.0 else left(lambda k: True)[after]
+    assert late.mean() < begins_so.mean() + 1.0
+
+
 def test_equal_sound_gives_equal_bits():
     stage = scene(seconds=12.0)
     microphone = stage.echo + stage.noise + stage.partner

@@ -21,8 +21,8 @@ from timar_ros.learn.speech_evidence_training import (
     train,
 )
 from timar_ros.learn.turn_evaluation import babble, decision_delays
-from timar_ros.rates import FRAME_SAMPLES
-from timar_ros.stream.speaking import PartySpeaking
+from timar_ros.rates import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE
+from timar_ros.stream.speaking import PartySpeaking, SpeakingDetector
 from timar_ros.stream.speech_evidence import FEATURES, SURE_DELAY_CHUNKS, EvidenceNetwork, SpeechEvidence
 from timar_ros.stream.voice_activity import CHUNK_SAMPLES, SileroVoiceActivity
 
@@ -70,6 +70,30 @@ def test_babble_is_no_evidence_though_silero_hears_speech():
     evidence = log_odds(crowd, other)[0, -200:, 0]
     assert np.mean(np.array(heard_by_silero) > 0.5) > 0.5
     assert np.mean(evidence > 0.0) < 0.15
+
+
+def told_in_babble(gap_s: tuple[float, float], known: bool) -> float:
+    """Share of the 16 s after a gap in the partner's channel, in which there is nothing but babble."""
+    crowds = [voice(number, party) for number in range(5) for party in ("self", "partner")]
+    length = 32 * SAMPLE_RATE // FRAME_SAMPLES
+    partner = (0.03 * babble(crowds, length * FRAME_SAMPLES, 0)).reshape(-1, FRAME_SAMPLES)
+    own = np.resize(voice(2, "self")[0], partner.shape)
+    detector, told = SpeakingDetector(), []
+    for frame in range(length):
+        missing = gap_s[0] <= frame * FRAME_S < gap_s[1]
+        detector(
+            own[frame], np.zeros(FRAME_SAMPLES, np.float32) if missing else partner[frame], not missing or not known
+        )
+        told.append(detector.partner.told)
+    begin = round(gap_s[1] / FRAME_S)
+    return float(np.mean(told[begin : begin + round(16 / FRAME_S)]))
+
+
+@pytest.mark.parametrize("gap_s", [(0.0, 10.0), (6.0, 16.0)], ids=["comes late", "is muted"])
+def test_silence_that_stands_in_is_not_the_background_of_a_channel(gap_s):
+    """Else the babble behind a microphone that is heard again stands out as if somebody near spoke."""
+    assert told_in_babble(gap_s, known=True) < 0.15
+    assert told_in_babble(gap_s, known=False) > 0.3
 
 
 def equal(some, others):

@@ -176,6 +176,9 @@ class Voices:
         """The frame without the own voice in the partner's; from the thread that takes frames."""
         if self._echo is None:
             return frame
+        if not frame.partner_heard:
+            self._echo.pass_by(frame.own)
+            return frame
         return replace(frame, partner=self._echo(frame.own, frame.partner))
 
     def known(self, stamp_ns: int) -> np.ndarray:

@@ -44,7 +44,8 @@ def hear(own: np.ndarray, partner: np.ndarray, hop_frames: int = 2) -> HeardConv
 def hear_frames(frames: Sequence[Frame], hop_frames: int = 2, turns: str = "floor") -> HeardConversation:
     """Cut frames into turns, as the live segmentation does."""
     segmenter = TurnSegmenter(turns, hop_frames=hop_frames)
-    return HeardConversation(tuple(frames), tuple(segmenter.step(frame.own, frame.partner) for frame in frames))
+    updates = (segmenter.step(frame.own, frame.partner, frame.partner_heard) for frame in frames)
+    return HeardConversation(tuple(frames), tuple(updates))
 
 
 def move(

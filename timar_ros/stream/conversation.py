@@ -77,7 +77,7 @@ class Conversation:
     def hear(self, frame: Frame) -> None:
         """Take the next frame: voice activity, floor and turns."""
         self._frames.append(frame)
-        self._updates.append(self._segmenter.step(frame.own, frame.partner))
+        self._updates.append(self._segmenter.step(frame.own, frame.partner, frame.partner_heard))
 
     def draw(self) -> Hop | None:
         """Motion of all whole hops that are waiting, at most `MOST_FRAMES` frames; None when there is none."""

@@ -123,11 +123,17 @@ class EchoCanceller:
         self._own = np.concatenate([self._own[FRAME_SAMPLES:], own])
         self._follow_delay()
         self._heard = np.concatenate([self._heard[FRAME_SAMPLES:], partner])
-        self._count_own_speech(own)
+        self._spoken_s += FRAME_S * self._note_own_speech(own)
         if not self.active:
             return partner
         blocks = [self._block(partner[at : at + BLOCK], at + BLOCK) for at in range(0, FRAME_SAMPLES, BLOCK)]
         return np.concatenate(blocks).astype(np.float32)
+
+    def pass_by(self, own: np.ndarray) -> None:
+        """A frame in which the microphone is not heard: nothing is learned from the silence that stands in."""
+        self._own = np.concatenate([self._own[FRAME_SAMPLES:], own])
+        self._heard = np.concatenate([self._heard[FRAME_SAMPLES:], np.zeros(FRAME_SAMPLES, np.float32)])
+        self._note_own_speech(own)
 
     def _follow_delay(self) -> None:
         lag = self._tracker.lag
@@ -178,11 +184,11 @@ class EchoCanceller:
         end -= self._shift
         return self._own[end - samples : end]
 
-    def _count_own_speech(self, own: np.ndarray) -> None:
+    def _note_own_speech(self, own: np.ndarray) -> bool:
         self._own_powers.append(float(np.square(own).mean()))
         speaks = self._own_powers[-1] > 1e-6
-        self._spoken_s += FRAME_S * speaks
         self._since_own_s = 0.0 if speaks else self._since_own_s + FRAME_S
+        return speaks
 
     def _block(self, microphone: np.ndarray, end: int) -> np.ndarray:
         rest, gone = microphone, False

@@ -180,8 +180,8 @@ class SpeakingDetector:
         self.own.reset()
         self.partner.reset()
 
-    def __call__(self, own: np.ndarray, partner: np.ndarray) -> None:
+    def __call__(self, own: np.ndarray, partner: np.ndarray, partner_heard: bool = True) -> None:
         """Take in the next samples of both voices (float32 [n] each, 16 kHz mono)."""
-        for end_sample, log_odds in self._evidence(own, partner):
+        for end_sample, log_odds in self._evidence(own, partner, partner_heard):
             for party, judged in zip((self.own, self.partner), log_odds.tolist(), strict=True):
                 party.judge(end_sample, *judged)

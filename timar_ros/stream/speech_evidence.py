@@ -62,11 +62,14 @@ class RunningQuantiles:
         self._counts[:] = 0.0
         self._counts[:, 0] = BACKGROUND_PRIOR_S / CHUNK_S
 
-    def take(self, values: np.ndarray) -> None:
-        """Take in the values of one chunk."""
-        places = ((values - self._low) / self._width).astype(np.int64)
-        self._counts *= self._keep
-        self._counts[self._rows, _within(places, 0, self._bins - 1)] += 1.0
+    def take(self, values: np.ndarray, known: np.ndarray | None = None) -> None:
+        """Take in the values of one chunk; where they are not known (bool [values]) nothing is learned or forgotten."""
+        places = _within(((values - self._low) / self._width).astype(np.int64), 0, self._bins - 1)
+        keep, rows = self._keep, self._rows
+        if known is not None:
+            keep, rows = np.where(known, keep, 1.0)[:, None], rows[known]
+        self._counts *= keep
+        self._counts[rows, places[rows]] += 1.0
 
     def at(self, *quantiles: float) -> np.ndarray:
         """Those quantiles [quantiles, values] of each value now: the middles of bins."""
@@ -95,8 +98,14 @@ class SpeechFeatures:
             quantiles.reset()
         self._recent = np.zeros((self._voices, 2 * CHUNK_SAMPLES), dtype=np.float32)
 
-    def __call__(self, end_sample: int, chunks: np.ndarray) -> np.ndarray:
+    def begin(self, voice: int) -> None:
+        """One voice begins here; what its background was taken for stays."""
+        self._silero.reset_states([voice, self._voices + voice])
+
+    def __call__(self, end_sample: int, chunks: np.ndarray, heard: np.ndarray | None = None) -> np.ndarray:
         """float32 [voices, FEATURES], about in [-1, 3], of the next chunks (float32 [voices, 512]).
+
+        Of voices that are not `heard` (bool [voices]; None: all are) silence stands in, which is no background.
 
         Silero's log odds, the same with the background masked, the background's log odds, the
         level above the background's, the loud moments' level above it, how periodic the sound is
@@ -106,7 +115,7 @@ class SpeechFeatures:
         spectrum = np.fft.rfft(self._recent * self._hann)
         power = spectrum.real**2 + spectrum.imag**2
         levels_db = 10.0 * np.log10(power @ self._band_weights + 1e-10)
-        self._levels.take(levels_db.ravel())
+        self._levels.take(levels_db.ravel(), None if heard is None else np.repeat(heard, levels_db.shape[1]))
         backgrounds_db, loud_db = self._levels.at(BACKGROUND_QUANTILE, LOUD_QUANTILE).reshape(2, *levels_db.shape)
         above_db = _within(levels_db - backgrounds_db, -5.0, 20.0) / 8.0
         background_db = backgrounds_db[:, 0]
@@ -116,7 +125,7 @@ class SpeechFeatures:
         masked = chunks + gains[:, None] * self._noise[start : start + CHUNK_SAMPLES]
         probability = self._silero(np.concatenate([chunks, masked])).astype(np.float64)
         log_odds = np.log((probability + 1e-3) / (1.001 - probability)).reshape(2, self._voices)
-        self._judgements.take(log_odds[0])
+        self._judgements.take(log_odds[0], heard)
         (silero_background,) = self._judgements.at(BACKGROUND_QUANTILE)
         columns = [*(log_odds / 5.0), silero_background / 5.0, above_db[:, 0]]
         columns += [_within(loud_db[:, 0] - background_db, 0.0, 40.0) / 16.0, *_periodicity(power)]
@@ -161,18 +170,31 @@ class SpeechEvidence:
         self._features.reset()
         self._network.reset()
         self._chunks = Chunks(), Chunks()
+        self._partner_came = self._partner_heard = False
 
-    def __call__(self, own: np.ndarray, partner: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    def __call__(
+        self, own: np.ndarray, partner: np.ndarray, partner_heard: bool = True
+    ) -> list[tuple[int, np.ndarray]]:
         """Of each chunk completed by these samples of both voices (float32 [n] each, 16 kHz mono).
 
         `(end_sample, log odds [2, 3])`, of the own party and the partner: of speech `NOW_DELAY_CHUNKS`
         ago; judged better, `SURE_DELAY_CHUNKS` ago; and that the party is to be told to speak.
+
+        Where the partner is not heard, silence that stands in is not taken for the background: all that comes after
+        would stand out of it. Of the own voice it is what a synthesiser sends between sentences.
         """
         chunks = (cut(samples) for cut, samples in zip(self._chunks, (own, partner), strict=True))
+        known = partner_heard or self._partner_heard  # the chunk begins in the samples before
+        self._partner_heard = partner_heard
+        self._partner_came = self._partner_came or partner_heard
+        heard = None if known else np.array([True, False])
         evidence = []
         for (end_sample, own_chunk), (_, partner_chunk) in zip(*chunks, strict=True):
-            features = self._features(end_sample, np.stack([own_chunk, partner_chunk]))
+            features = self._features(end_sample, np.stack([own_chunk, partner_chunk]), heard)
             evidence.append((end_sample, self._network(*features)))
+            if not self._partner_came:
+                self._features.begin(1)
+                self._network.begin(1)
         return evidence
 
 
@@ -191,6 +213,11 @@ class EvidenceNetwork:
         """Forget all features."""
         self._alone.reset()
         self._both.reset()
+
+    def begin(self, party: int) -> None:
+        """Forget the features of one party (0: own, 1: partner)."""
+        self._alone.begin(party)
+        self._both.begin(party)
 
     def __call__(self, own: np.ndarray, partner: np.ndarray) -> np.ndarray:
         """Log odds [2 parties, 3] after the next chunk's features [FEATURES] of each."""
@@ -215,6 +242,10 @@ class GatedRecurrentUnit:
     def reset(self) -> None:
         """Forget everything."""
         self._state = np.zeros((self._rows, len(self._kept)), dtype=np.float32)
+
+    def begin(self, row: int) -> None:
+        """Forget what one stream was given."""
+        self._state[row] = 0.0
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """The states [rows, units] after the next inputs of each row."""

@@ -84,12 +84,12 @@ class TurnSegmenter:
         self._start = 0  # of the open turn
         self._changes: deque[tuple[int, Floor]] = deque()  # of the floor, without a boundary yet
 
-    def step(self, own: np.ndarray, partner: np.ndarray) -> TurnUpdate:
+    def step(self, own: np.ndarray, partner: np.ndarray, partner_heard: bool = True) -> TurnUpdate:
         """Take in the next frame of both voices (float32 [640] each, 16 kHz mono)."""
         for samples in (own, partner):
             if samples.shape != (FRAME_SAMPLES,):
                 raise ValueError(f"expected a frame of shape (640,), got {samples.shape}")
-        self._voices(own, partner)
+        self._voices(own, partner, partner_heard)
         own_voice, partner_voice = self._voices.own, self._voices.partner
         frame = self._frames
         self._frames += 1

@@ -67,8 +67,11 @@ class SileroModel:
         self._streams = streams
         self.reset_states()
 
-    def reset_states(self) -> None:
-        """Forget everything heard, as if new."""
+    def reset_states(self, streams: list[int] | None = None) -> None:
+        """Forget everything heard, as if new; of some streams only, if they are given."""
+        if streams is not None:
+            self._state[:, streams], self._context[streams] = 0.0, 0.0
+            return
         self._state = np.zeros((2, self._streams, SILERO_STATE), dtype=np.float32)
         self._context = np.zeros((self._streams, CONTEXT_SAMPLES), dtype=np.float32)
 
@@ -81,7 +84,8 @@ class SileroModel:
         """Probability of speech [streams] in the next chunks (float32 [streams, 512])."""
         window = np.concatenate([self._context, chunks], axis=1)
         self._context = window[:, -CONTEXT_SAMPLES:]
-        probability, self._state = self._session.run(None, {"input": window, "state": self._state, "sr": self._rate})
+        given = {"input": window, "state": self._state, "sr": self._rate}
+        probability, self._state = self._session.run(None, given)
         return probability[:, 0]
 
 

@@ -72,6 +72,33 @@ def test_half_written_weights_are_refused(folder, kept):
         load_policy(folder)
 
 
+@pytest.mark.parametrize("value", [".nan", ".inf", "-0.1", "1e9"])
+@pytest.mark.parametrize("name", ["head_temperature", "mouth_correlation_frames", "mouth_gain", "nod_threshold"])
+def test_sampling_that_cannot_be_meant_is_refused(folder, name, value):
+    edit_config(folder, sampling={name: yaml.safe_load(value)})
+    with pytest.raises(TimarError, match=f"section 'sampling' of config.yaml is wrong: {name} is"):
+        load_policy(folder).sampling_as(Sampling)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_types_are_read_as_float32(folder, dtype):
+    path = folder / "weights.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+    assert {tensor.dtype for tensor in load_policy(folder).network.state_dict().values()} == {torch.float32}
+
+
+def test_a_partner_whose_face_training_data_did_not_tell_of_has_an_infinite_scale_and_nothing_else_has(folder):
+    path = folder / "weights.safetensors"
+    weights = load_file(path)
+    weights["partner_scale"][5] = torch.inf
+    save_file(weights, path)
+    assert load_policy(folder).network.partner_scale[5] == torch.inf
+    weights["partner_scale"][5] = torch.nan
+    save_file(weights, path)
+    with pytest.raises(TimarError, match="partner_scale holds numbers that are not finite"):
+        load_policy(folder)
+
+
 def test_sampling_that_is_no_list_of_names_is_refused(folder):
     edit_config(folder, sampling=[1.0])
     with pytest.raises(TimarError, match="section 'sampling' of config.yaml is wrong"):

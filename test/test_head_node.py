@@ -1,8 +1,10 @@
 """The head node as a process: two voices in; trajectories, face, pose, speaking, floor and diagnostics out."""
 
+import gc
 import json
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -399,6 +401,15 @@ def head_here():
 def endpoints(node) -> list[str]:
     topics = [f"{type(end).__name__} {end.topic_name}" for end in (*node.publishers, *node.subscriptions)]
     return sorted([*topics, *(service.srv_name for service in node.services), *("timer" for _ in node.timers)])
+
+
+def test_cleanup_gives_the_policy_back(head_here):
+    """And with it a GPU's memory; configured again it would be there twice."""
+    assert head_here.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    network = weakref.ref(head_here._policy.network)
+    assert head_here.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    gc.collect()
+    assert network() is None
 
 
 @pytest.mark.parametrize("step", ["_warm_up", "_make_subscriptions", "_begin_conversation", "_fall_silent"])

@@ -17,6 +17,7 @@ from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES, log_mel, over_noise
 from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.rates import FRAME_NS, FRAME_RATE, FRAME_SAMPLES
+from timar_ros.stream.device import _trouble_with_cuda, choose_device
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
@@ -308,7 +309,15 @@ def test_an_own_voice_that_is_not_heard_for_half_a_second_is_silent_and_not_miss
     assert not np.array_equal(with_silence_from(32), with_silence_from(20))
 
 
-def test_when_the_gpus_memory_runs_out_the_head_goes_on_on_the_cpu(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    ],
+)
+def test_when_the_gpus_memory_runs_out_the_head_goes_on_on_the_cpu(monkeypatch, error):
     """What CUDA would raise is raised in its place; what is remembered goes along."""
     frames, known = conversation(60), {20: 24, 44: 44}
     wanted = play(IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING), frames, [2] * 30, known)
@@ -317,13 +326,34 @@ def test_when_the_gpus_memory_runs_out_the_head_goes_on_on_the_cpu(monkeypatch):
     stepper._batch.device = torch.device("cuda")
 
     def full(shape, packed):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise error
 
     monkeypatch.setattr(stepper._batch, "_runner", full)
     rest = play(stepper, frames[30:], [2] * 15, {44: 44})
     assert np.array_equal(np.concatenate([begun, rest]), wanted)
     assert stepper.device.type == "cpu"
-    assert "memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB); the policy goes on" in stepper.fallback
+    assert f"memory ran out ({str(error).splitlines()[0]}); the policy goes on" in stepper.fallback
+
+
+def test_a_gpu_that_cannot_be_used_is_none(monkeypatch):
+    """torch finds it, but has no kernels for it, or its memory is full; here this torch is without CUDA."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here that can be used")
+    _trouble_with_cuda.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(TimarError, match="the GPU cannot be used"):
+        choose_device("cuda")
+    _trouble_with_cuda.cache_clear()
+
+
+def test_a_conversation_is_forgotten_even_if_it_was_spoiled():
+    frames, stepper = conversation(60), IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING)
+    wanted = play(IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING), frames, [2] * 30, {20: 24, 44: 44})
+    spoiled = [replace(frame, own=np.full_like(frame.own, np.nan)) for frame in frames]
+    assert np.isnan(play(stepper, spoiled, [2] * 30, {20: 24, 44: 44})).any()
+    stepper.reset()
+    assert np.array_equal(play(stepper, frames, [2] * 30, {20: 24, 44: 44}), wanted)
 
 
 def test_distances_alone_count_however_long_the_conversation():

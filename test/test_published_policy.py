@@ -148,6 +148,14 @@ def test_the_running_level_comes_to_the_whole_recordings():
     level = RunningLevel()
     level.add(voice)
     assert np.abs(level.normalised(voice) - (voice - voice.mean()) / voice.std()).max() < 0.15
+    level = RunningLevel()
+    for _ in range(3600):  # listens for an hour, to nothing and to a microphone's noise
+        level.add(np.zeros(16000, np.float32))
+        level.add((3e-4 * voice[:16000] / 0.2).astype(np.float32))
+    assert level.normalised(voice[:16000]).std() < 5.0
+    for _ in range(180):
+        level.add(voice[:16000])
+    assert level.normalised(voice[:16000]).std() == pytest.approx(1.0, abs=0.05)
     silent = RunningLevel()
     silent.add(np.zeros(16000, np.float32))
     assert np.abs(silent.normalised(1e-4 * voice)).max() < 0.05

@@ -25,6 +25,9 @@ KINDS: dict[str, tuple[type, type]] = {
     "published": (PublishedConfig, PublishedNetwork),
 }
 
+# Of temperatures, rates, gains and frames; more of any is a slip of the pen.
+MOST = 100.0
+
 Settings = TypeVar("Settings")
 
 
@@ -51,7 +54,11 @@ class Policy:
             TimarError: one is unknown or no number.
         """
         try:
-            return settings(**{name: float(value) for name, value in self.sampling.items()})
+            numbers = {name: float(value) for name, value in self.sampling.items()}
+            for name, value in numbers.items():
+                if not 0.0 <= value <= MOST:
+                    raise ValueError(f"{name} is {value:g}; 0 to {MOST:g} is allowed")
+            return settings(**numbers)
         except (AttributeError, TypeError, ValueError) as error:
             raise TimarError(f"policy {self.name}: section 'sampling' of config.yaml is wrong: {error}") from error
 
@@ -75,7 +82,7 @@ def load_policy(name_or_folder: str | os.PathLike[str]) -> Policy:
     config = _read_config(folder / CONFIG_FILE)
     channels = config.get("channels")
     kind = config.get("kind", "own")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise TimarError(f"{folder / CONFIG_FILE}: kind is {kind!r}; {' and '.join(KINDS)} are known")
     config_class, network_class = KINDS[kind]
     network_config = config_class.from_dict(config.get("network"))
@@ -160,11 +167,17 @@ def _load_weights(network: torch.nn.Module, path: Path) -> None:
                 f"{path}: {name} has the shape {list(tensor.shape)}, config.yaml asks for "
                 f"{list(expected[name].shape)}; weights and config must come from the same training run"
             )
-        if not torch.isfinite(tensor).all():
+        if not _is_sound(name, tensor):
             raise TimarError(
                 f"{path}: {name} holds numbers that are not finite; copy the policy folder again or train anew"
             )
-    network.load_state_dict(weights, assign=True)
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+
+
+def _is_sound(name: str, tensor: torch.Tensor) -> bool:
+    """Numbers all, or the partner's scale of a channel that the training's data does not tell, which is infinite."""
+    unknown = name.endswith("partner_scale") & (tensor == torch.inf)
+    return bool((torch.isfinite(tensor) | unknown).all())
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -107,7 +107,7 @@ class PackedLinear(nn.Linear):
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies in bfloat16; CPUs that do not take thirty times as long as in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -122,9 +122,9 @@ def _pack(module: nn.Module) -> None:
 
 
 def _fastest(network: nn.Module, device: torch.device) -> str:
-    """bfloat16 on CUDA; on the CPU what this machine runs a block of the network's width fastest in."""
+    """bfloat16 on CUDA that has it; on the CPU what this machine runs a block of the network's width fastest in."""
     if device.type != "cpu":
-        return BFLOAT16
+        return BFLOAT16 if computes_bfloat16(device) else FLOAT32
     return _fastest_on_cpu(network.config.width, network.config.heads, torch.get_num_threads())
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import sys
 import threading
@@ -142,6 +143,8 @@ class HeadNode(LifecycleNode):
         self._body.start()
         self._hop_thread = threading.Thread(target=self._hear_and_move, name="hops")
         self._hop_thread.start()
+        gc.collect()
+        gc.freeze()  # to look through all of torch's objects takes longer than a hop has time
         self.get_logger().info(
             f"active: policy {self._policy.name} on {self._stepper.device}, robot {self._profile.name}"
         )
@@ -155,14 +158,14 @@ class HeadNode(LifecycleNode):
 
     @_logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._made.close()
+        self._give_back()
         return TransitionCallbackReturn.SUCCESS
 
     @_logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """A transition failed midway: back to unconfigured, from where it can be tried again."""
         self._stop_threads()
-        self._made.close()
+        self._give_back()
         return TransitionCallbackReturn.SUCCESS
 
     @_logged
@@ -174,6 +177,11 @@ class HeadNode(LifecycleNode):
     def close(self) -> None:
         """End the threads, whatever state the node is in."""
         self._stop_threads()
+
+    def _give_back(self) -> None:
+        """What was made of the node's, and the policy, which may hold much of a GPU's memory."""
+        self._made.close()
+        self._conversation = self._stepper = self._policy = None
 
     # Building up
 

@@ -10,6 +10,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -25,16 +26,45 @@ DEVICES = ("auto", "cuda", "cpu")
 def choose_device(name: str) -> torch.device:
     """The torch device for `auto`, `cuda` or `cpu`.
 
+    A GPU that torch finds but cannot use (its memory is full, or this torch has no kernels for it) is none for `auto`.
+
     Raises:
-        TimarError: another name, or cuda asked for where there is none.
+        TimarError: another name, or cuda asked for where there is none, or none that works.
     """
     if name not in DEVICES:
         raise TimarError(f"device is {name!r}; auto, cuda and cpu are allowed")
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise TimarError(
             "device is cuda, but torch finds no CUDA device; use device auto or cpu, or install torch for CUDA"
         )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    trouble = _trouble_with_cuda()
+    if not trouble:
+        return torch.device("cuda")
+    if name == "cuda":
+        raise TimarError(
+            f"device is cuda, but the GPU cannot be used ({trouble}); free its memory, install a torch that knows it, "
+            "or use device auto or cpu"
+        )
+    logging.getLogger(__name__).warning("the GPU cannot be used (%s): the CPU is taken", trouble)
+    return torch.device("cpu")
+
+
+@lru_cache(maxsize=1)
+def _trouble_with_cuda() -> str:
+    """What a first small product on the GPU fails with; nothing where it works."""
+    try:
+        ones = torch.ones(8, 8, device="cuda")
+        (ones @ ones).cpu()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory ran out, as torch's allocator, CUDA itself or its libraries tell it."""
+    return any(sign in str(error).lower() for sign in ("out of memory", "alloc_failed"))
 
 
 Result = TypeVar("Result")
@@ -70,8 +100,8 @@ class OnDevice(ABC):
         """Do `work`; if the GPU's memory runs out meanwhile, do it again on the CPU."""
         try:
             return work()
-        except torch.OutOfMemoryError as error:
-            if self.device.type == "cpu":
+        except RuntimeError as error:
+            if self.device.type == "cpu" or not _is_out_of_memory(error):
                 raise
             self.fallback = f"the GPU's memory ran out ({str(error).splitlines()[0]}); the policy goes on on the CPU"
         logging.getLogger(__name__).warning(self.fallback)

@@ -12,6 +12,8 @@ from timar_ros.stream.conversation import Hop
 
 # Latency percentiles are over the last minutes; counts are over the whole conversation.
 KEPT_LATENCIES = 4096
+# Whether commands are late is judged by so many hops, a minute of the usual ones.
+JUDGED_HOPS = 750
 
 
 def peak_rss_mb() -> float:
@@ -31,6 +33,7 @@ class HopStatistics:
         self.refused: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._latencies_ms: deque[float] = deque(maxlen=KEPT_LATENCIES)
+        self._missed: deque[bool] = deque(maxlen=JUDGED_HOPS)
 
     def add(self, hop: Hop, published_ns: int, missed: bool) -> None:
         """Count a hop whose command left at `published_ns`; `missed` when its motion was due before.
@@ -40,6 +43,7 @@ class HopStatistics:
         if any(frame.own_heard or frame.partner_heard for frame in hop.frames):
             self._latencies_ms.append((published_ns - hop.heard_until_ns) * 1e-6)
             self._counts["deadline_misses"] += missed
+            self._missed.append(missed)
         self._counts["hops"] += 1
         self._counts["frames"] += len(hop.frames)
         self._counts["turns"] += len(hop.boundaries)
@@ -57,10 +61,11 @@ class HopStatistics:
             for percent in (50, 95, 99):
                 values[f"latency_ms_p{percent}"] = round(float(np.percentile(list(self._latencies_ms), percent)), 2)
         values["rss_mb"] = round(peak_rss_mb(), 1)
-        late = self._counts["deadline_misses"] > 0.005 * max(self._counts["hops"], 1)
+        missed = sum(self._missed)
+        late = missed > 0.005 * max(len(self._missed), 1)
         reserve_ms = playout_delay_ns / 1e6 - 40 * (hop_frames + 1)
         said = (
-            f"{self._counts['deadline_misses']} of {self._counts['hops']} hops came later than "
+            f"{missed} of the last {len(self._missed)} hops came later than "
             f"{reserve_ms:.0f} ms after their sound; use a faster device or a larger hop_frames or playout_delay_ms"
             if late
             else "commands are in time"

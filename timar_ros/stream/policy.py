@@ -44,7 +44,7 @@ from timar_ros.stream.device import OnDevice, Packing, StepRunner, check_follows
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
 from timar_ros.stream.sampling import POSTURE_S, Sampling
-from timar_ros.stream.turn_memory import NEVER, Turn, TurnMemory
+from timar_ros.stream.turn_memory import Turn, TurnMemory
 from timar_ros.stream.turns import TurnBoundary
 
 # On CUDA a usual pass is padded to a multiple of so many frames, so that few graphs do; the CPU computes no padding.
@@ -196,7 +196,7 @@ class PolicyBatch(OnDevice):
         """Forget one conversation, or all; the next frame begins one with its own number."""
         for i in range(len(self._streams)) if stream is None else [stream]:
             self._streams[i].reset()
-            self._memory.frames[i] = NEVER
+            self._memory.forget(i)
 
     @property
     def nod_starts(self) -> list[int | None]:

@@ -175,11 +175,16 @@ class PublishedWindow:
 class RunningLevel:
     """Mean and deviation of a voice so far, which stand in for the whole recording's of the published preprocessing.
 
-    It begins as if 2 s of speech at an ordinary level had been heard, so that a silent start is not blown up.
+    It begins as if 2 s of speech at an ordinary level had been heard, so that a silent start is not blown up. What is
+    nearly silent is left out, and what is older than two minutes of sound forgotten: who listens for long speaks at the
+    same level after it.
     """
 
     ORDINARY_DEVIATION = 0.05
     BEFORE_SAMPLES = 2 * SAMPLES
+    MOST_SAMPLES = 120 * SAMPLES
+    SILENCE = 1e-6
+    """Mean square."""
 
     def __init__(self) -> None:
         self._count = float(self.BEFORE_SAMPLES)
@@ -187,9 +192,13 @@ class RunningLevel:
         self._squares = self.BEFORE_SAMPLES * self.ORDINARY_DEVIATION**2
 
     def add(self, samples: np.ndarray) -> None:
-        self._count += len(samples)
-        self._sum += float(samples.sum(dtype=np.float64))
-        self._squares += float(np.square(samples, dtype=np.float64).sum())
+        squares = float(np.square(samples, dtype=np.float64).sum())
+        if squares < self.SILENCE * len(samples):
+            return
+        kept = min(1.0, self.MOST_SAMPLES / self._count)
+        self._count = kept * self._count + len(samples)
+        self._sum = kept * self._sum + float(samples.sum(dtype=np.float64))
+        self._squares = kept * self._squares + squares
 
     def normalised(self, samples: np.ndarray) -> np.ndarray:
         mean = self._sum / self._count

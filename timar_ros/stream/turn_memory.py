@@ -46,6 +46,13 @@ class TurnMemory:
         self.keys_values.copy_(other.keys_values)
         self.tokens.copy_(other.tokens)
 
+    @torch.inference_mode()
+    def forget(self, stream: int) -> None:
+        """Hold nothing of a stream: what is hidden by masks must be finite as well."""
+        self.frames[stream] = NEVER
+        self.keys_values[:, :, stream] = 0.0
+        self.tokens[stream] = 0.0
+
     def put_tokens(self, place: Tensor, tokens: Tensor) -> None:
         """Keep tokens [streams, frames, 4, width] of frames at places [streams, frames] (int64, on the device)."""
         self.tokens[self._stream, place] = tokens

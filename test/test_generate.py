@@ -101,6 +101,13 @@ def test_the_same_seed_gives_the_same_files_however_many_jobs(folder, tmp_path):
 
 
 @needs_synthesisers
+@pytest.mark.parametrize("changed", [{"seconds": 30.0}, {"engines": ("flite",)}])
+def test_dialogues_made_otherwise_are_not_taken_for_these(folder, changed):
+    with pytest.raises(TimarError, match=r"made with --seconds 60 --voices flite espeak-ng; give the same"):
+        generate.generate(folder, hours=0.1, seed=5, jobs=1, **changed)
+
+
+@needs_synthesisers
 def test_another_seed_gives_another_dialogue():
     one, _ = generate.make_dialogue(1, 0, 12.0)
     other, _ = generate.make_dialogue(2, 0, 12.0)

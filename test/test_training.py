@@ -1,11 +1,13 @@
 """Training: windows, masks, the loss, resuming; on conversations small enough to learn by heart."""
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -44,8 +46,17 @@ SECONDS = 24
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Two conversations whose jaws follow bursts of noise in the own voice."""
-    folder = tmp_path_factory.mktemp("data")
-    for name in ("a", "b"):
+    return write_conversations(tmp_path_factory.mktemp("data"), "ab")
+
+
+@pytest.fixture(scope="module")
+def unheard(tmp_path_factory):
+    """Two more, to measure by."""
+    return write_conversations(tmp_path_factory.mktemp("unheard"), "cd")
+
+
+def write_conversations(folder: Path, names: str) -> Path:
+    for name in names:
         rng = np.random.default_rng(ord(name))
         for speaker in ("speaker1", "speaker2"):
             loud = np.repeat(rng.random(SECONDS) < 0.5, 25).astype(np.float32)
@@ -183,7 +194,7 @@ def test_workers_that_torchrun_starts_train_one_network(data, tmp_path):
     command += ["--steps", "3", "--speech-steps", "2", "--batch", "2", "--width", "32", "--blocks", "1", "--heads", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "two" / "metrics.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "two" / "metrics.csv").read_text().splitlines()) == 1 + 3
     assert done.stdout.count("the policy is in") == 1
     train.run(arguments(data, tmp_path / "one", steps=3, batch=2))
     two, one = (load_policy(tmp_path / name / "policy").network.state_dict() for name in ("two", "one"))
@@ -267,23 +278,26 @@ def test_a_run_wanders_again_and_again_and_resumed_gives_the_same(data, tmp_path
         ]
     straight, broken = (load_policy(tmp_path / run / "policy").network.state_dict() for run in ("straight", "broken"))
     assert_same(straight, broken)
-    rows = [np.loadtxt(tmp_path / run / "metrics.csv", delimiter=",") for run in ("straight", "broken")]
+    rows = [np.loadtxt(tmp_path / run / "metrics.csv", delimiter=",", skiprows=1) for run in ("straight", "broken")]
     assert len(rows[0]) == 6
     assert_same(*map(torch.from_numpy, rows))
 
 
-def test_a_run_that_is_told_to_end_keeps_what_it_learned(data, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_run_that_is_told_to_end_keeps_what_it_learned(data, tmp_path, number):
+    """With its loaders, as by a terminal that closes, torchrun, systemd or timeout."""
     command = [sys.executable, "-m", "timar_ros.cli", "train", "--data", str(data), "--out", str(tmp_path)]
     command += ["--steps", "100000", "--speech-steps", "2", "--batch", "2", "--window-frames", "60"]
     command += ["--width", "32", "--heads", "2", "--blocks", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
         try:
             while "/100000" not in run.stderr.readline():  # the progress bar
                 assert run.poll() is None
         finally:
-            run.terminate()
+            os.killpg(run.pid, number)
         rest = run.stderr.read()
-    assert run.returncode == 143 and "Traceback" not in rest
+    assert run.returncode == 128 + number and "DataLoader" not in rest
+    assert number == signal.SIGHUP or "Traceback" not in rest  # joblib's tracker does not know SIGHUP
     assert load_policy(f"{tmp_path / 'policy'}/").network.config.width == 32
 
 
@@ -314,10 +328,18 @@ def test_a_run_is_not_resumed_with_other_data_or_from_another_start(data, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("batch", 0), ("open_groups", 0), ("draws", 0), ("seed", -1), ("steps", -1)]
+    ("name", "value"),
+    [("batch", 0), ("open_groups", 0), ("draws", 0), ("seed", -1), ("steps", -1), ("short_window_frames", 0)]
+    + [
+        ("ema", 1.0),
+        ("ema", 2.0),
+        ("learning_rate", float("nan")),
+        ("history_noise", float("inf")),
+        ("wandering", 7.0),
+    ],
 )
 def test_a_recipe_that_cannot_be_is_refused_with_a_sentence(data, tmp_path, name, value):
-    with pytest.raises(TimarError, match=f"--{name.replace('_', '-')} is {value}; . and more is allowed"):
+    with pytest.raises(TimarError, match=f"--{name.replace('_', '-')} is {value}; . (and more|to .*) is allowed"):
         train.run(arguments(data, tmp_path / "run", **{name: value}))
 
 
@@ -360,10 +382,46 @@ def test_turns_are_found_anew_where_the_voices_are_others(data, tmp_path):
     assert np.array_equal(load_conversations(tmp_path, jobs=1)[0].turn_starts, before.turn_starts)
     assert (tmp_path / "a_turns.npz").read_bytes() == kept
     for speaker in ("speaker1", "speaker2"):
-        soundfile.write(tmp_path / f"a_{speaker}.wav", np.zeros(20 * 16000), 16000)
+        soundfile.write(tmp_path / f"a_{speaker}.wav", np.zeros((SECONDS - 1) * 16000), 16000)
     (after,) = load_conversations(tmp_path, jobs=1)
-    assert after.frames == 500
+    assert after.frames == (SECONDS - 1) * 25
     assert len(set(np.diff(after.turn_starts))) == 1  # in silence all turns are as long as they can be
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24"])
+def test_sound_of_any_kind_is_heard(data, tmp_path, subtype):
+    for path in data.glob("a_speaker*"):
+        shutil.copy(path, tmp_path)
+        if path.suffix == ".wav":
+            soundfile.write(tmp_path / path.name, *soundfile.read(path), subtype=subtype)
+    expected, other = load_conversations(data, jobs=1)[0], load_conversations(tmp_path, jobs=1)[0]
+    assert np.array_equal(other.voices, expected.voices) and np.array_equal(other.turn_starts, expected.turn_starts)
+
+
+def test_motion_of_another_frame_rate_is_refused(data, tmp_path):
+    for path in data.glob("a_speaker*"):
+        shutil.copy(path, tmp_path)
+    motion = np.zeros((SECONDS * 30, MOTION_DIM), np.float32)
+    np.savez(tmp_path / "a_speaker2.npz", motion=motion, channels=CHANNELS)
+    with pytest.raises(TimarError, match="the motions 600 and 720; .* with 25 frames a second"):
+        load_conversations(tmp_path, jobs=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"channels": [name.title() for name in CHANNELS]}, "`channels` lacks headRoll"),
+        ({"channels": ["tongue" if name == "tongueOut" else name for name in CHANNELS]}, "`channels` lacks tongueOut"),
+        ({"motion": np.full((SECONDS * 25, MOTION_DIM), 60.0)}, "weights of up to 60; rad and weights in"),
+    ],
+)
+def test_motion_that_is_not_ours_is_refused(data, tmp_path, changed, sentence):
+    for path in data.glob("a_speaker*"):
+        shutil.copy(path, tmp_path)
+    motion = np.zeros((SECONDS * 25, MOTION_DIM), np.float32)
+    np.savez(tmp_path / "a_speaker1.npz", **({"motion": motion, "channels": CHANNELS} | changed))
+    with pytest.raises(TimarError, match=sentence):
+        load_conversations(tmp_path, jobs=1)
 
 
 def test_a_short_conversation_beside_longer_ones_spoils_no_units(data):
@@ -390,8 +448,16 @@ def test_no_frame_that_is_asked_for_a_nod_to_come_is_shown_it(data):
     assert batch.nod_shown[0].tolist() == shown and 0 < sum(shown) < len(shown)
 
 
-def test_a_run_is_watched_on_conversations_it_does_not_learn_from(data, tmp_path):
-    args = arguments(data, tmp_path / "run", steps=4, held_out=data, look_every=2)
+def test_what_is_learned_from_is_nothing_to_measure_by(data, unheard, tmp_path):
+    shutil.copytree(unheard, tmp_path / "held_out")
+    for path in data.glob("a_*"):
+        shutil.copy(path, tmp_path / "held_out" / f"z{path.name}")
+    with pytest.raises(TimarError, match="--held-out: za is learned from as well"):
+        train.run(arguments(data, tmp_path / "run", held_out=tmp_path / "held_out"))
+
+
+def test_a_run_is_watched_on_conversations_it_does_not_learn_from(data, unheard, tmp_path):
+    args = arguments(data, tmp_path / "run", steps=4, held_out=unheard, look_every=2)
     assert train.run(args) == 0
     measured = np.loadtxt(tmp_path / "run" / "held_out.csv", delimiter=",")
     assert measured[:, 0].tolist() == [2, 4] and np.isfinite(measured).all()
@@ -448,6 +514,58 @@ def test_flame_motion_is_learned_from_where_it_tells_of_a_channel(data, tmp_path
     assert parts["face"] == pytest.approx(parts["jaw"])  # of the face nothing else is known
     tracked = before.network.normalise_partner(torch.rand(MOTION_DIM))
     assert np.array_equal(np.flatnonzero(tracked), np.flatnonzero(conversation.known))
+
+
+def test_a_policy_of_flame_motion_can_be_used_and_keeps_the_face_that_it_began_with(data, tmp_path):
+    rng = np.random.default_rng(4)
+    (tmp_path / "flame").mkdir()
+    for speaker in ("speaker1", "speaker2"):
+        shutil.copy(data / f"a_{speaker}.wav", tmp_path / "flame" / f"c_{speaker}.wav")
+        expression, pose = rng.standard_normal((SECONDS * 25, 50)), rng.uniform(0, 0.3, (SECONDS * 25, 6))
+        np.savez(tmp_path / "flame" / f"c_{speaker}.npz", exp=expression, pose=pose)
+    assert train.run(arguments(tmp_path / "flame", tmp_path / "alone", steps=2, settle_conversations=1)) == 0
+    alone = load_policy(f"{tmp_path / 'alone' / 'policy'}/").network
+    (conversation,) = load_conversations(tmp_path / "flame", jobs=1)
+    assert np.array_equal(np.isinf(alone.partner_scale.numpy()), ~conversation.known)
+    train.run(arguments(tmp_path / "flame", tmp_path / "begun", steps=0, start=["default"]))
+    begun, default = (load_policy(name).network for name in (f"{tmp_path / 'begun' / 'policy'}/", "default"))
+    for name in ("motion_mean", "motion_scale", "motion_step", "motion_kept"):
+        one, other = getattr(begun, name)[..., ~conversation.known], getattr(default, name)[..., ~conversation.known]
+        assert torch.equal(one, other), name
+    assert not torch.equal(begun.motion_mean[:3], default.motion_mean[:3])
+
+
+def test_a_run_begun_anew_uses_nothing_of_the_one_before(data, tmp_path):
+    wandering = {"steps": 3, "wandering": 0.7, "wander_every": 2, "wandering_conversations": 1}
+    train.run(arguments(data, tmp_path, **wandering))
+    before = (tmp_path / "wandered_000002.npz").read_bytes()
+    for name in ("checkpoint.pt", "speech_encoder.pt"):
+        (tmp_path / name).unlink()
+    train.run(arguments(data, tmp_path, **wandering | {"seed": 1}))
+    assert (tmp_path / "wandered_000002.npz").read_bytes() != before
+    assert [row.split(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["step", *"123"]
+
+
+def test_steps_that_are_made_once_more_are_logged_once(data, tmp_path):
+    train.run(arguments(data, tmp_path, steps=4, until=2))
+    with (tmp_path / "metrics.csv").open("a") as log:  # of steps after which it was not saved
+        log.write("3,1.0\n4,1.0\n")
+    train.run(arguments(data, tmp_path, steps=4))
+    assert [row.split(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["step", *"1234"]
+
+
+def test_a_finished_run_is_left_as_it_is(data, tmp_path, capsys):
+    """What its policy's config.yaml was changed to, and that it was settled."""
+    asked = {"steps": 2, "settle_conversations": 1}
+    train.run(arguments(data, tmp_path, **asked))
+    config = tmp_path / "policy" / "config.yaml"
+    config.write_text(config.read_text().replace("head_temperature: 1.1", "head_temperature: 0.5"))
+    weights = (tmp_path / "policy" / "weights.safetensors").read_bytes()
+    assert "the head was moved" in capsys.readouterr().out
+    train.run(arguments(data, tmp_path, **asked))
+    assert "the head was moved" not in capsys.readouterr().out
+    assert "head_temperature: 0.5" in config.read_text()
+    assert (tmp_path / "policy" / "weights.safetensors").read_bytes() == weights
 
 
 def test_noise_is_alike_from_frame_to_frame_and_standard_normal():

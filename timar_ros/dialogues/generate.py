@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -149,6 +150,7 @@ def generate(
         ) from error
     count = max(1, round(hours * 3600 / seconds))
     missing = [n for n in range(count) if not is_finished(folder, dialogue_name(seed, n))]
+    _require_alike(folder, seed, sorted(set(range(count)) - set(missing)), seconds, engines)
     with parallel.backend(cluster):
         made = parallel.in_parallel(
             _make_and_write, [(folder.resolve(), seed, number, seconds, engines) for number in missing], jobs
@@ -156,6 +158,20 @@ def generate(
         for _ in tqdm(made, total=count, initial=count - len(missing), unit="dialogue", desc="generate"):
             pass
     return len(missing)
+
+
+def _require_alike(folder: Path, seed: int, there: Sequence[int], seconds: float, engines: tuple[str, ...]) -> None:
+    """Raises TimarError where the dialogues that are there were made otherwise than those to come."""
+    for number in there[:1] + there[-1:]:
+        with np.load(folder / f"{dialogue_name(seed, number)}_speaker1.npz") as data:
+            if not {"seconds", "engines"} <= set(data.files):
+                continue  # of before these were told
+            made = float(data["seconds"]), tuple(data["engines"].tolist())
+        if made != (seconds, tuple(engines)):
+            raise TimarError(
+                f"{folder} holds dialogues of this seed made with --seconds {made[0]:g} --voices {' '.join(made[1])}; "
+                "give the same, another --seed, or another --out"
+            )
 
 
 def _make_and_write(folder: Path, seed: int, number: int, seconds: float, engines: tuple[str, ...]) -> None:

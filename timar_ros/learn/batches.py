@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -58,6 +59,12 @@ class Batches(Dataset):
         return Windows.stack(windows, int(rng.integers(2**62)))
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A signal to the whole group of processes is for the run, which ends its loaders once its step is complete."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batches(dataset: Batches, first_step: int, last_step: int, device: torch.device) -> Iterator[Windows]:
     """The batches of the steps from `first_step` to before `last_step`, on the device."""
     prepare_sounds()  # here, so that the processes share them
@@ -70,6 +77,7 @@ def batches(dataset: Batches, first_step: int, last_step: int, device: torch.dev
         pin_memory=device.type == "cuda",
         # Forked, they share the conversations; nothing in them touches a GPU.
         multiprocessing_context="fork" if sys.platform == "linux" else None,
+        worker_init_fn=_leave_signals_to_the_run,
     )
     for windows in loader:
         yield windows.to(device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +31,9 @@ from timar_ros.stream.sampling import region
 
 # What follows the voice is drawn as it is and not shown again, other channels are drawn as changes (model/network.py).
 MOUTH = np.array([region(name) == "mouth" for name in CHANNELS])
+
+# So much may be missing at the end of a voice or a motion, in frames and as a share of the longest.
+MOST_CUT_FRAMES, MOST_CUT = 25, 0.02
 
 # A nod begins so long before the middle of its first way down, which is where it is told for sure.
 NOD_LEAD_FRAMES = 4
@@ -100,7 +103,13 @@ def load_conversation(folder: Path, name: str, expression: ExpressionMap | None 
     stems = [folder / f"{name}_{speaker}" for speaker in ("speaker1", "speaker2")]
     voices = [_load_voice(stem.with_name(stem.name + ".wav")) for stem in stems]
     tracks = [load_motion(stem.with_name(stem.name + ".npz")) for stem in stems]
-    frames = min(*(len(voice) // FRAME_SAMPLES for voice in voices), *(len(track) for track in tracks))
+    lengths = [len(voice) / FRAME_SAMPLES for voice in voices] + [len(track) for track in tracks]
+    if max(lengths) - min(lengths) > max(MOST_CUT_FRAMES, MOST_CUT * max(lengths)):
+        raise TimarError(
+            f"{folder / name}: the voices are {lengths[0]:.0f} and {lengths[1]:.0f} frames of 40 ms long, the motions "
+            f"{lengths[2]} and {lengths[3]}; both parties' are expected to be of one length, with 25 frames a second"
+        )
+    frames = int(min(lengths))
     both = np.stack([voice[: frames * FRAME_SAMPLES] for voice in voices])
     starts, floor = _turns(folder / f"{name}_turns.npz", both)
     tracks = [track.cut(frames) for track in tracks]
@@ -111,6 +120,11 @@ def load_conversation(folder: Path, name: str, expression: ExpressionMap | None 
     return Conversation(name, both, motion, known, starts, nod_place, nod_ahead)
 
 
+def at_rest_where_unknown(conversations: list[Conversation], usual: np.ndarray) -> list[Conversation]:
+    """The same, with the values `usual` [55] in channels that they do not tell of."""
+    return [replace(each, motion=np.where(each.known, each.motion, usual)) for each in conversations]
+
+
 def known_channels(conversations: list[Conversation]) -> np.ndarray:
     """[55] bool: what every conversation tells of."""
     return np.logical_and.reduce([conversation.known for conversation in conversations])
@@ -119,12 +133,12 @@ def known_channels(conversations: list[Conversation]) -> np.ndarray:
 def _load_voice(wav: Path) -> np.ndarray:
     """16 kHz mono int16 [n]."""
     try:
-        voice, rate = soundfile.read(wav, dtype="int16", always_2d=True)
+        voice, rate = soundfile.read(wav, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise TimarError(f"{wav} cannot be read as sound ({error}); each NAME_speaker1 and 2 needs .wav") from error
     if rate != SAMPLE_RATE or voice.shape[1] != 1:
         raise TimarError(f"{wav}: {voice.shape[1]} channels at {rate} Hz; mono at {SAMPLE_RATE} Hz is expected")
-    return voice[:, 0]
+    return np.round(voice[:, 0] * 32768).clip(-32768, 32767).astype(np.int16)
 
 
 def _as_channels(track: MotionTrack, expression: ExpressionMap | None) -> np.ndarray:

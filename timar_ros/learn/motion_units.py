@@ -14,19 +14,29 @@ from timar_ros.model.network import NOD_FRAMES, TimarNetwork
 WAYS_BACK_OF = 40
 
 
-def set_motion_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
+def set_motion_units(network: TimarNetwork, conversations: list[Conversation], started: bool = False) -> None:
     """Normalise each channel by its mean and standard deviation, and find how well its past predicts it (linear
     regression over 1, 2, ... frames) but for the mouth's; a floor keeps channels that hardly move from being noise.
 
-    The course of a nod is the mean of all, from the frame before each.
+    The course of a nod is the mean of all, from the frame before each. A network that is `started` from another policy
+    keeps that one's units in channels that the conversations do not tell of.
     """
-    motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
-    network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0)))
-    network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0).clip(0.02)))
-    network.partner_mean.copy_(network.motion_mean)
     known = torch.from_numpy(known_channels(conversations))
+    units = ("motion_mean", "motion_scale", "motion_kept", "motion_step", "nod_course")
+    before = {name: getattr(network, name).clone() for name in units}
+    _find_units(network, conversations)
+    if started:
+        for name, values in before.items():
+            getattr(network, name).copy_(torch.where(known, getattr(network, name), values))
+    network.partner_mean.copy_(network.motion_mean)
     network.partner_scale.copy_(torch.where(known, network.motion_scale, torch.inf))
     network.own_shown.copy_(torch.from_numpy(~MOUTH))
+
+
+def _find_units(network: TimarNetwork, conversations: list[Conversation]) -> None:
+    motion = np.concatenate([conversation.motion.reshape(-1, len(CHANNELS)) for conversation in conversations])
+    network.motion_mean.copy_(torch.from_numpy(motion.mean(axis=0, dtype=np.float64)))
+    network.motion_scale.copy_(torch.from_numpy(motion.std(axis=0, dtype=np.float64).clip(0.02)))
     mean, scale = network.motion_mean.numpy(), network.motion_scale.numpy()
     tracks = [(track - mean) / scale for conversation in conversations for track in conversation.motion]
     longer = [track for track in tracks if len(track) >= len(network.motion_step)]

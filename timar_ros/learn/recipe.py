@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,8 +53,12 @@ class Recipe:
     seed: int = _asked(0, "of everything that is random")
 
     def __post_init__(self) -> None:
-        least = {"batch": 1, "open_groups": 1, "short_open_groups": 1, "draws": 1, "window_frames": 1}
+        least = {name: 1 for name in ("batch", "open_groups", "short_open_groups", "draws", "window_frames")}
+        least["short_window_frames"] = 1
+        most = {name: 1.0 for name in ("short_share", "history_dropped", "partner_seen", "wandering")}
+        most["ema"] = 0.999999
         for name, value in vars(self).items():
-            lowest = least.get(name, 0)
-            if value < lowest:
-                raise TimarError(f"--{name.replace('_', '-')} is {value}; {lowest} and more is allowed")
+            lowest, highest = least.get(name, 0), most.get(name, math.inf)
+            if not lowest <= value <= highest or math.isinf(value):
+                allowed = f"{lowest} to {highest:g}" if name in most else f"{lowest} and more"
+                raise TimarError(f"--{name.replace('_', '-')} is {value}; {allowed} is allowed")

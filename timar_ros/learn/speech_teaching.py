@@ -22,7 +22,7 @@ from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
 from timar_ros.learn.dataset import MOUTH, Conversation, known_channels
 from timar_ros.learn.recipe import Recipe
-from timar_ros.learn.uninterrupted import clip_gradients, load_kept, uninterrupted
+from timar_ros.learn.uninterrupted import clip_gradients, keep, load_kept, uninterrupted
 from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import log_mel
 from timar_ros.model.speech_encoder import SpeechEncoder
@@ -102,10 +102,8 @@ def teach(
     begun = step
 
     def save() -> None:
-        part = kept.with_suffix(".part")
         state = {"reading": reading.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(state | {"settings": settings, "step": step}, part)
-        part.replace(kept)
+        keep(state | {"settings": settings, "step": step}, kept)
 
     last_step = taught.steps if until is None else min(until, taught.steps)
     saved, dataset = time.monotonic(), Batches(conversations, taught, NetworkConfig(max_lookahead_frames=0))

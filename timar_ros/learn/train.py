@@ -31,12 +31,12 @@ from tqdm import tqdm
 from timar_ros.channels import CHANNELS, HEAD_CHANNELS
 from timar_ros.errors import TimarError
 from timar_ros.learn.batches import Batches, batches
-from timar_ros.learn.dataset import Conversation, fingerprint, load_conversations
+from timar_ros.learn.dataset import Conversation, at_rest_where_unknown, fingerprint, load_conversations
 from timar_ros.learn.motion_units import set_motion_units
 from timar_ros.learn.objective import Objective
 from timar_ros.learn.recipe import Recipe
 from timar_ros.learn.speech_teaching import teach
-from timar_ros.learn.uninterrupted import clip_gradients, load_kept, uninterrupted
+from timar_ros.learn.uninterrupted import clip_gradients, keep, load_kept, uninterrupted
 from timar_ros.learn.wandering import SETTLED, settle, wander_through
 from timar_ros.learn.watching import write_sample_video
 from timar_ros.learn.windows import Windows, draw_window, require_longer
@@ -135,7 +135,7 @@ class Run:
         if start is not None:
             self.network.load_state_dict(start.network.state_dict())  # units and shown channels are set below
         self.network.speech_encoder.requires_grad_(False)
-        set_motion_units(self.network, conversations)
+        set_motion_units(self.network, conversations, self.started)
         self.objective = Objective(self.network, recipe, conversations).to(self.workers.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
@@ -158,9 +158,21 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def settled(self) -> Path:
+        """There once the policy is settled, which is not to be done twice."""
+        return self.folder / "settled"
+
     def resume(self) -> None:
-        """Go on from the folder's checkpoint, if there is one."""
+        """Go on from the folder's checkpoint, if there is one; else what another run left there is removed."""
         if not self.checkpoint.exists():
+            if not self.workers.rank:
+                for left in (*self.folder.glob("wandered_*.npz"), self.metrics, self.settled):
+                    left.unlink(missing_ok=True)
             return
         state = load_kept(self.checkpoint, self.workers.device)
         if (state["config"], state["recipe"]) != (self.network.config.to_dict(), asdict(self.recipe)):
@@ -187,9 +199,7 @@ class Run:
             "recipe": asdict(self.recipe),
             "origin": self.origin,
         }
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
+        keep(state, self.checkpoint)
         save_policy(self.folder / "policy", self.averaged.module, CHANNELS, self.sampling)
 
     def look(self, held_out: list[Conversation] | None, conversations: list[Conversation]) -> None:
@@ -245,8 +255,10 @@ class Run:
         writes a video of its first conversation (samples/); without `held_out`, a video of the first learned from.
         """
         recipe, first, saved = self.recipe, self.workers.rank == 0, time.monotonic()
-        objective = self.workers.shared(self.objective)
-        log = (self.folder / "metrics.csv" if first else Path(os.devnull)).open("a", newline="", encoding="utf-8")
+        objective, began = self.workers.shared(self.objective), self.step
+        if first:
+            _cut(self.metrics, self.step)
+        log = (self.metrics if first else Path(os.devnull)).open("a", newline="", encoding="utf-8")
         progress = tqdm(total=recipe.steps, initial=self.step, unit="step", mininterval=5.0, disable=not first)
         last_step = recipe.steps if until is None else min(until, recipe.steps)
         try:
@@ -259,7 +271,9 @@ class Run:
                 for windows in batches(dataset, self.step, pause, self.workers.device):
                     with uninterrupted():
                         losses = self._learn(objective, windows)
-                    csv.writer(log).writerow([self.step, *(f"{value:.5f}" for value in losses.values())])
+                        if first and not log.tell():
+                            csv.writer(log).writerow(["step", *losses])
+                        csv.writer(log).writerow([self.step, *(f"{value:.5f}" for value in losses.values())])
                     progress.update()
                     progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
                     if time.monotonic() - saved > save_every_s:
@@ -270,7 +284,9 @@ class Run:
                         self.look(held_out, conversations)
         finally:
             log.close()
-            self.save()
+            # A policy that was finished before may have been settled, and its config.yaml edited.
+            if self.step > began or not (self.folder / "policy").exists():
+                self.save()
 
     def _learn(self, objective: nn.Module, windows: Windows) -> dict[str, float]:
         """One step; the loss and its parts."""
@@ -374,6 +390,11 @@ def run(args: argparse.Namespace) -> int:
         held_out = load_conversations(args.held_out, expression) if args.held_out else None
         if held_out:
             require_longer(held_out, recipe.short_window_frames)
+            _refuse_known(held_out, conversations)
+        if start is not None:
+            usual = start.network.motion_mean.numpy()
+            conversations = at_rest_where_unknown(conversations, usual)
+            held_out = held_out and at_rest_where_unknown(held_out, usual)
         if not workers.rank:
             workers.wait()
         training = Run(args.out, config, recipe, conversations, workers, start)
@@ -392,10 +413,12 @@ def run(args: argparse.Namespace) -> int:
             training.averaged.module.speech_encoder.load_state_dict(training.network.speech_encoder.state_dict())
         training.resume()
         training.train(conversations, args.until, held_out, args.look_every)
-        if recipe.settle_conversations and training.step == recipe.steps and not workers.rank:
+        unsettled = recipe.settle_conversations and not training.settled.exists()
+        if unsettled and training.step == recipe.steps and not workers.rank:
             policy = load_policy(f"{args.out / 'policy'}/")
             moved, wider = settle(policy, conversations, recipe.settle_conversations, recipe.seed)
             save_policy(policy.folder, policy.network, policy.channels, policy.sampling)
+            training.settled.touch()
             head, face = np.split(np.flatnonzero(SETTLED), [len(HEAD_CHANNELS)])
             print(
                 "the head was moved by roll {:.2f}, pitch {:.2f}, yaw {:.2f} degrees,".format(*np.degrees(moved[head]))
@@ -407,6 +430,24 @@ def run(args: argparse.Namespace) -> int:
     if workers.rank == 0:
         print(f"the policy is in {args.out / 'policy'}; copy the folder to models/NAME to use it")
     return 0
+
+
+def _cut(metrics: Path, step: int) -> None:
+    """Leave out the rows of steps that are made once more, as the run was broken off after it had last saved."""
+    if not metrics.exists():
+        return
+    rows = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [row for row in rows if not row.split(",")[0].isdigit() or int(row.split(",")[0]) <= step]
+    if len(kept) < len(rows):
+        metrics.write_text("".join(kept), encoding="utf-8")
+
+
+def _refuse_known(held_out: list[Conversation], conversations: list[Conversation]) -> None:
+    known = {fingerprint([each]) for each in conversations}
+    if common := [each.name for each in held_out if fingerprint([each]) in known]:
+        raise TimarError(
+            f"--held-out: {', '.join(common[:5])} is learned from as well; give conversations that are not in --data"
+        )
 
 
 def _weights_told(network: TimarNetwork) -> str:

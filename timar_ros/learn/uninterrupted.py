@@ -51,6 +51,20 @@ def clip_gradients(parameters: Iterable[nn.Parameter], step: int) -> None:
         ) from error
 
 
+def keep(state: dict[str, Any], file: Path) -> None:
+    """Write what a run goes on from; what was there before stays until that is whole.
+
+    Raises:
+        TimarError: it cannot be written.
+    """
+    part = file.with_suffix(".part")
+    try:
+        torch.save(state, part)
+        part.replace(file)
+    except (RuntimeError, OSError) as error:  # torch raises the first where the disk is full
+        raise TimarError(f"{file} cannot be written ({str(error).splitlines()[0]}); is the disk full?") from error
+
+
 def load_kept(file: Path, device: torch.device) -> dict[str, Any]:
     """What a run kept to go on from.
 

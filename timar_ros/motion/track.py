@@ -20,6 +20,8 @@ UNREADABLE = (
     OSError, ValueError, KeyError, AttributeError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What numpy raises on a `.npz` that breaks off, is damaged, or is something else."""
+# Weights are in [0, 1]; trackers and noise pass a little beyond.
+MOST_WEIGHT = 3.0
 _JAW_CHANNELS = ("jawForward", "jawLeft", "jawRight", "jawOpen")
 _JAW = [CHANNELS.index(name) for name in _JAW_CHANNELS]
 _FACE = [i for i in range(len(HEAD_CHANNELS), MOTION_DIM) if i not in _JAW]
@@ -126,7 +128,7 @@ def load_motion(path: str | Path) -> MotionTrack:
                 )
             return track_of(np.concatenate([expression, pose[:, 3:6], pose[:, 0:3]], axis=1))
         if "motion" in held:
-            return track_of(_in_order(held["motion"], held.get("channels")))
+            return _in_units(track_of(_in_order(held["motion"], held.get("channels"))))
     except TimarError as error:
         raise TimarError(f"{path}: {error}") from error
     raise TimarError(
@@ -135,9 +137,23 @@ def load_motion(path: str | Path) -> MotionTrack:
     )
 
 
+def _in_units(track: MotionTrack) -> MotionTrack:
+    """The same; refused where its numbers can be neither rad nor weights, as in degrees or percent."""
+    if track.kind == ARKIT and len(track):
+        rotation, weights = np.split(track.values, [len(HEAD_CHANNELS)], axis=1)
+        if np.abs(rotation).max() > 2 * np.pi or np.abs(weights).max() > MOST_WEIGHT:
+            raise TimarError(
+                f"`motion` holds rotations of up to {np.abs(rotation).max():.3g} and weights of up to "
+                f"{np.abs(weights).max():.3g}; rad and weights in [0, 1] are expected"
+            )
+    return track
+
+
 def _in_order(motion: np.ndarray, channels: np.ndarray | None) -> np.ndarray:
     names = [] if channels is None else [str(name) for name in channels]
-    if not set(CHANNELS) <= set(names):
+    if lacking := [name for name in CHANNELS if name not in names]:
+        if names and np.ndim(motion) == 2 and motion.shape[1] == len(CHANNELS):
+            raise TimarError(f"`channels` lacks {', '.join(lacking[:5])}; expected the names of timar_ros/channels.py")
         return motion
     if motion.ndim != 2 or motion.shape[1] != len(names):
         raise TimarError(f"`motion` has the shape {list(motion.shape)} but `channels` {len(names)} names")

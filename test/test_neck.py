@@ -341,7 +341,7 @@ def test_with_stamps_of_zero_jitter_between_arrivals_is_made_up_for_gently():
     assert np.abs(velocities).max() < 3.0  # 1.9 rad/s without jitter; made up for within 10 ms it takes 5
 
 
-@pytest.mark.parametrize("hertz", [5, 10, 20, 100])
+@pytest.mark.parametrize("hertz", [5, 10, 20])
 def test_positions_are_sent_on_a_simulated_clock_that_goes_by_steps(hertz):
     now_ns, profile, published, interrupted = [10**12], RobotProfile.load("reachy2"), [], []
     clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns[0]), ros_time_is_active=True)
@@ -355,7 +355,7 @@ def test_positions_are_sent_on_a_simulated_clock_that_goes_by_steps(hertz):
     commands = PositionCommands(node, profile.command, profile.joint_names, planned, interrupted.append)
     commands.start()
     for _ in range(2 * hertz + 2):
-        time.sleep(0.03)
+        time.sleep(0.02)
         now_ns[0] += 10**9 // hertz
     commands.stop()
     sent = np.array([message.data[0] for message in published])

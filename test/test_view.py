@@ -1,6 +1,6 @@
 """The browser view, looked at in a headless Chromium: what is on the page, and what its buttons do.
 
-Pictures of what was seen are left in out/view; the one in README is `live.png` of the test at the end.
+Pictures of what was seen are left in out/view.
 """
 
 import contextlib
@@ -542,7 +542,7 @@ def test_a_running_graph_is_seen_and_can_be_paused(graph, look):
 @in_browser
 @pytest.mark.heavy
 def test_make_view_shows_a_head_in_conversation_and_ends_with_all_that_it_started(look, tmp_path):
-    """The real graph. Leaves out/view/live.png, which is README's picture."""
+    """The real graph. Leaves out/view/live.png."""
     pytest.importorskip("rclpy")
     command = [sys.executable, "-m", "timar_ros.cli", "view", "--port", "0"]
     viewer = NodeProcess(command, tmp_path / "view.log", {"TMPDIR": str(tmp_path)})
@@ -578,7 +578,7 @@ def test_make_view_shows_a_head_in_conversation_and_ends_with_all_that_it_starte
 @in_browser
 @pytest.mark.heavy
 def test_make_talk_shows_a_head_that_says_what_is_typed_and_ends_with_all_that_it_started(look, tmp_path):
-    """The real graph, as README's newcomer has it. Leaves out/view/talk.png, which is README's picture."""
+    """The real graph, as README's newcomer has it. Leaves out/view/talk.png."""
     pytest.importorskip("rclpy")
     if not any(shutil.which(engine) for engine in ("espeak-ng", "flite")):
         pytest.skip("no speech synthesiser is installed (Debian and Ubuntu: sudo apt install espeak-ng)")

@@ -42,7 +42,9 @@ _PALETTE = """<style>
   --curve6: #6b7680; }
 @media (prefers-color-scheme: dark) { :root { --curve1: #f27d75; --curve2: #57c48b; --curve3: #b084de;
   --curve4: #7aa5f5; --curve5: #d9b25c; --curve6: #9aa8b4; } }
-table.compare th, table.compare td { padding-right: 18px; } table.compare td small { color: var(--muted); }
+table.compare th, table.compare td { padding-right: 18px; vertical-align: top; }
+table.compare td:first-child { min-width: 13em; overflow-wrap: normal; }
+table.compare td small { color: var(--muted); display: block; white-space: nowrap; }
 table.compare tr.group td { font-weight: 600; padding-top: 14px; }
 </style>"""
 

@@ -17,7 +17,7 @@ from timar_ros.model.config import NetworkConfig
 from timar_ros.model.features import CONTEXT_SAMPLES, log_mel, over_noise
 from timar_ros.model.network import NOD_FRAMES, FrameInputs, TimarNetwork
 from timar_ros.rates import FRAME_NS, FRAME_RATE, FRAME_SAMPLES
-from timar_ros.stream.device import _trouble_with_cuda, choose_device
+from timar_ros.stream.device import choose_device
 from timar_ros.stream.floor import Floor
 from timar_ros.stream.frames import Frame
 from timar_ros.stream.noise import FrameNoise
@@ -339,12 +339,10 @@ def test_a_gpu_that_cannot_be_used_is_none(monkeypatch):
     """torch finds it, but has no kernels for it, or its memory is full; here this torch is without CUDA."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here that can be used")
-    _trouble_with_cuda.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto").type == "cpu"
     with pytest.raises(TimarError, match="the GPU cannot be used"):
         choose_device("cuda")
-    _trouble_with_cuda.cache_clear()
 
 
 def test_a_conversation_is_forgotten_even_if_it_was_spoiled():

@@ -86,16 +86,16 @@ class Neck:
     @property
     def obstacle(self) -> str:
         """Why the head cannot be taken up as it is, as a clause; empty where it can."""
-        topic = self._node.resolve_topic_name("joint_states")
-        if self.unknown_joints:
-            return f"{topic} does not tell where {', '.join(self.unknown_joints)} is"
-        for joint, position in zip(self._profile.joints, self._felt(), strict=True):
-            low, high = joint.limits.lower, joint.limits.upper
-            if not low - _OUTSIDE_RAD <= position <= high + _OUTSIDE_RAD:
-                return (
-                    f"{topic} has {joint.name} at {position:.2f}, far outside its range of {low:.2f} to {high:.2f} rad"
-                )
-        return "" if self._now_ns() - self._still_since_ns >= _STILL_NS else "something else moves the head"
+        with self._lock:
+            topic = self._node.resolve_topic_name("joint_states")
+            if self.unknown_joints:
+                return f"{topic} does not tell where {', '.join(self.unknown_joints)} is"
+            for joint, position in zip(self._profile.joints, self._felt(), strict=True):
+                low, high = joint.limits.lower, joint.limits.upper
+                if not low - _OUTSIDE_RAD <= position <= high + _OUTSIDE_RAD:
+                    place = f"{position:.2f}, far outside its range of {low:.2f} to {high:.2f} rad"
+                    return f"{topic} has {joint.name} at {place}"
+            return "" if self._now_ns() - self._still_since_ns >= _STILL_NS else "something else moves the head"
 
     @property
     def waits_in_vain(self) -> bool:

@@ -10,7 +10,6 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -51,7 +50,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-@lru_cache(maxsize=1)
 def _trouble_with_cuda() -> str:
     """What a first small product on the GPU fails with; nothing where it works."""
     try:

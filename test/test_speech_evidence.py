@@ -247,7 +247,9 @@ def test_what_is_heard_is_the_same_for_the_same_seed(dialogues):
 def test_features_kept_of_other_dialogues_are_not_taken(tmp_path):
     """Folders of one name, or one that was generated anew."""
     rng = np.random.default_rng(0)
-    one, other = ([tuple((0.1 * rng.random(32_000), [(0.5, 1.5)]) for _ in range(2))] for _ in range(2))
+    one, other = (
+        [tuple((0.1 * rng.standard_normal(32_000), [(0.5, 1.5)]) for _ in range(2)) for _ in range(2)] for _ in range(2)
+    )
     first, second, again = (prepare(each, tmp_path) for each in (one, other, one))
     assert not np.array_equal(first[0][0], second[0][0])
     assert np.array_equal(first[0][0], again[0][0])

@@ -296,8 +296,8 @@ def test_a_run_that_is_told_to_end_keeps_what_it_learned(data, tmp_path, number)
         finally:
             os.killpg(run.pid, number)
         rest = run.stderr.read()
-    assert run.returncode == 128 + number and "DataLoader" not in rest
-    assert number == signal.SIGHUP or "Traceback" not in rest  # joblib's tracker does not know SIGHUP
+    # Not a frame of ours in a traceback; helpers of joblib and multiprocessing may have one, whose peers have ended.
+    assert run.returncode == 128 + number and "DataLoader" not in rest and "timar_ros/" not in rest
     assert load_policy(f"{tmp_path / 'policy'}/").network.config.width == 32
 
 

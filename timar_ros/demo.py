@@ -67,11 +67,11 @@ def prepare_folder(out: Path) -> Path:
     return out.resolve()
 
 
-def show_results(out: Path, video: bool, topics: dict[str, str] | None = None) -> int:
-    """Summary, report and video from the bag in `out`; prints the table. `topics` as for `read_recording`."""
+def show_results(out: Path, video: bool) -> int:
+    """Summary, report and video from the bag in `out`; prints the table."""
     from timar_ros.replay import bag, render, report, summary
 
-    recording = bag.read_recording(out / "bag", topics)
+    recording = bag.read_recording(out / "bag")
     figures = summary.summarise(recording)
     (out / "summary.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if video:

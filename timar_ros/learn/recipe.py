@@ -53,10 +53,9 @@ class Recipe:
     seed: int = _asked(0, "of everything that is random")
 
     def __post_init__(self) -> None:
-        least = {name: 1 for name in ("batch", "open_groups", "short_open_groups", "draws", "window_frames")}
-        least["short_window_frames"] = 1
-        most = {name: 1.0 for name in ("short_share", "history_dropped", "partner_seen", "wandering")}
-        most["ema"] = 0.999999
+        frames = ("window_frames", "short_window_frames")
+        least = dict.fromkeys(("batch", "open_groups", "short_open_groups", "draws", *frames), 1)
+        most = dict.fromkeys(("short_share", "history_dropped", "partner_seen", "wandering"), 1.0) | {"ema": 0.999999}
         for name, value in vars(self).items():
             lowest, highest = least.get(name, 0), most.get(name, math.inf)
             if not lowest <= value <= highest or math.isinf(value):

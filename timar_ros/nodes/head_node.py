@@ -132,6 +132,8 @@ class HeadNode(LifecycleNode):
 
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        gc.collect()
+        gc.freeze()  # to look through all of torch's objects takes longer than a hop has time
         self._begin_conversation()
         result = super().on_activate(state)
         device, precision = self._stepper.device, self._stepper.precision
@@ -143,8 +145,6 @@ class HeadNode(LifecycleNode):
         self._body.start()
         self._hop_thread = threading.Thread(target=self._hear_and_move, name="hops")
         self._hop_thread.start()
-        gc.collect()
-        gc.freeze()  # to look through all of torch's objects takes longer than a hop has time
         self.get_logger().info(
             f"active: policy {self._policy.name} on {self._stepper.device}, robot {self._profile.name}"
         )

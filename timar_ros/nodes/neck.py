@@ -100,7 +100,8 @@ class Neck:
     @property
     def waits_in_vain(self) -> bool:
         """Whether something has been in the way for too long."""
-        return time.monotonic() - self._waiting_since_s > UNKNOWN_POSITION_S and bool(self.obstacle)
+        waited = not self._holding and time.monotonic() - self._waiting_since_s > UNKNOWN_POSITION_S
+        return waited and bool(self.obstacle)
 
     def begin(self) -> None:
         """Be ready to take up the head."""

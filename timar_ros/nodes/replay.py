@@ -48,15 +48,13 @@ from timar_ros.stream.resampling import StreamResampler
 
 TOPICS = {
     "self_audio": "microphone/audio",
-    "spoken_audio": "microphone/audio",
-    "spoken_audio_info": "microphone/audio_info",
     "partner_audio": "partner/audio",
     "self_audio_info": "microphone/audio_info",
     "partner_audio_info": "partner/audio_info",
     "partner_blendshapes": "partner/blendshapes",
     "partner_head_pose": "partner/head_pose",
 }
-AUDIO = ("self_audio", "spoken_audio", "partner_audio")
+AUDIO = ("self_audio", "partner_audio")
 CLOCK_STEP_S = 0.01
 PLAYED_OUT_NS = 1_000_000_000
 """How long the clock runs on after the last sound."""
@@ -99,10 +97,6 @@ class Replay(Node):
         names = dict(_role_and_topic(text) for text in settings.names)
         bag = Path(settings.bag).expanduser()
         self._messages, losses, self._store = read_messages(bag, TOPICS, settings.topics, names)
-        # A queued own voice is played as it was spoken, not in the bursts that it was sent in.
-        spoken = "self_audio" not in names and any(message.role == "spoken_audio" for message in self._messages)
-        other = "self_audio" if spoken else "spoken_audio"
-        self._messages = [message for message in self._messages if not (message.role or "").startswith(other)]
         for loss in losses:
             self.get_logger().warning(loss)
         self._audio_type = audio_message_type(settings.message_type).name

@@ -32,7 +32,7 @@ from timar_ros.stream.trace import decode_hop
 TOPIC_PATTERNS: dict[str, str] = {
     "self_audio": r"/microphone/audio$",
     "partner_audio": r"/partner/audio$",
-    "spoken_audio": r"/voice$",  # a queued own voice as it is spoken, before what was sent in bursts as self_audio
+    "spoken_audio": r"/voice$",
     "spoken_audio_info": r"/voice_info$",
     "self_audio_info": r"/microphone/audio_info$",
     "partner_audio_info": r"/partner/audio_info$",
@@ -57,6 +57,8 @@ TOPIC_PATTERNS: dict[str, str] = {
     "diagnostics": r"/diagnostics$",
     "parameters": r"/parameter_events$",
 }
+# A queued own voice as it is spoken takes the place of what was sent in bursts, unless that one's topic is named.
+_SPOKEN = {"spoken_audio": "self_audio", "spoken_audio_info": "self_audio_info"}
 _SIGNALS = ("head_pose", "blendshapes", "joint_states", "trajectories", "partner_head_pose", "partner_blendshapes")
 _EXPECTED = (
     "self_audio",
@@ -114,6 +116,7 @@ def read_messages(
         TimarError: as `read_recording`.
     """
     roles, extra = set(roles), set(extra)
+    roles |= {spoken for spoken, role in _SPOKEN.items() if role in roles}
     found: list[BagMessage] = []
 
     def take(reading: _Reading, messages: Iterable[StoredMessage]) -> None:
@@ -125,6 +128,8 @@ def read_messages(
                 found.append(BagMessage(role if role in roles else None, topic, type_name, time_ns, bytes(data)))
 
     reading = _read(Path(path), topics, take)
+    superseded = _SPOKEN.values() if any(message.role == "spoken_audio" for message in found) else _SPOKEN.keys()
+    found = [m._replace(role=_SPOKEN.get(m.role, m.role)) for m in found if m.role not in superseded]
     return BagMessages(sorted(found, key=lambda message: message.time_ns), reading.losses, reading.store)
 
 
@@ -210,18 +215,16 @@ class _Reading:
         """What a topic is for, of `TOPIC_PATTERNS`; None for what is not read."""
         if topic not in self._role_of:
             named = {name: role for role, name in self._topics.items()}
+            left_out = {*self._topics, *(_SPOKEN if "self_audio" in self._topics else ())}
             role = named.get(topic) or next(
                 (
                     role
                     for role, pattern in TOPIC_PATTERNS.items()
-                    if role not in self._topics and re.search(pattern, topic)
+                    if role not in left_out and re.search(pattern, topic)
                 ),
                 None,
             )
-            if (
-                role in ("self_audio", "partner_audio", "spoken_audio", "played_audio")
-                and type_name not in AUDIO_MESSAGE_TYPES
-            ):
+            if (role or "").endswith("_audio") and type_name not in AUDIO_MESSAGE_TYPES:
                 self.losses.append(f"{topic}: {type_name} is no audio message that is understood")
                 role = None
             self._role_of[topic] = role
@@ -289,11 +292,12 @@ class _Reading:
         """Everything collected, put in order."""
         made = Recording(path, self._first_ns, self._last_ns)
         made.topics = dict(sorted(self._types.items()))
-        spoken = None if "self_audio" in self._topics else self._voice("spoken_audio")
+        voices = {
+            SELF: self._voice("spoken_audio") or self._voice("self_audio"),
+            PARTNER: self._voice("partner_audio"),
+        }
+        made.voices |= {party: voice for party, voice in voices.items() if voice is not None}
         for party, role in ((SELF, "self"), (PARTNER, "partner")):
-            voice = (spoken if party == SELF else None) or self._voice(f"{role}_audio")
-            if voice is not None:
-                made.voices[party] = voice
             made.speaking[party] = self._spans_of_yes(f"{role}_speaking")
             made.muted[party] = self._spans_of_yes(f"{role}_muted")
         made.floor = _spans(self._of("floor"), self._last_ns)

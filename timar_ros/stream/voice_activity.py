@@ -84,8 +84,7 @@ class SileroModel:
         """Probability of speech [streams] in the next chunks (float32 [streams, 512])."""
         window = np.concatenate([self._context, chunks], axis=1)
         self._context = window[:, -CONTEXT_SAMPLES:]
-        given = {"input": window, "state": self._state, "sr": self._rate}
-        probability, self._state = self._session.run(None, given)
+        probability, self._state = self._session.run(None, {"input": window, "state": self._state, "sr": self._rate})
         return probability[:, 0]
 
 

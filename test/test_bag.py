@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rosbags.typesys import get_types_from_msg
 from synthetic_bag import JOINTS, START_NS, Invented, invented_messages, write_bag, write_messages
 
 from timar_ros.channels import ARKIT_BLENDSHAPES
 from timar_ros.errors import TimarError
 from timar_ros.replay.bag import assemble_voice, read_recording
+from timar_ros.robot.command_timing import NO_SOUND
 from timar_ros.stream.audio_messages import AudioChunk
 
 INVENTED = Invented()
@@ -151,6 +153,60 @@ def test_a_queued_voice_is_read_as_it_was_spoken(tmp_path):
     assert len(asked.voices["self"].samples) < len(expected) / 4
 
 
+def with_stamp(message, store, seconds: int, frame_id: str = ""):
+    """The same message with its stamp moved and another frame."""
+    types, stamp = store.types, message.header.stamp
+    moved = types["builtin_interfaces/msg/Time"](sec=stamp.sec + seconds, nanosec=stamp.nanosec)
+    return replace(message, header=types["std_msgs/msg/Header"](stamp=moved, frame_id=frame_id))
+
+
+def test_stamps_of_another_clock_give_way_to_times_of_arrival(tmp_path):
+    messages, store = invented_messages(INVENTED, "audio_common_msgs/msg/AudioDataStamped")
+    moved = [
+        (topic, time_ns, with_stamp(m, store, -86_400) if topic == "/partner/audio" else m)
+        for topic, time_ns, m in messages
+    ]
+    recording = read_recording(write_messages(tmp_path / "bag", moved, store))
+    assert abs(recording.voices["partner"].start_ns - START_NS) < 20e6
+    assert any("stamps are of another clock" in loss for loss in recording.losses)
+
+
+def test_the_format_that_a_bag_announces_is_used(tmp_path):
+    messages, store = invented_messages(INVENTED, "audio_common_msgs/msg/AudioDataStamped")
+    fields = "uint8 channels\nuint32 sample_rate\nstring sample_format\nuint32 bitrate\nstring coding_format"
+    store.register(get_types_from_msg(fields, "audio_common_msgs/msg/AudioInfo"))
+    info = store.types["audio_common_msgs/msg/AudioInfo"](2, 16_000, "S16LE", 0, "wave")
+    made = [("/microphone/audio_info", START_NS, info)]
+    for topic, time_ns, m in messages:
+        if topic == "/microphone/audio":
+            stereo = np.repeat(m.audio.data.view(np.int16), 2).view(np.uint8)
+            m = replace(m, audio=store.types["audio_common_msgs/msg/AudioData"](stereo))
+        made.append((topic, time_ns, m))
+    voice = read_recording(write_messages(tmp_path / "bag", made, store)).voices["self"]
+    said = INVENTED.voice("self") / 32768
+    assert len(voice.samples) == len(said) and np.abs(voice.samples - said).max() < 1e-4
+
+
+def test_commands_that_rest_on_no_sound_and_what_was_shown_before_are_left_out(tmp_path):
+    messages, store = invented_messages(INVENTED)
+    commands = [m for topic, _, m in messages if topic == "/head_controller/joint_trajectory"]
+    idle = {id(m): with_stamp(m, store, 0, NO_SOUND) for m in commands[:5]}
+    made = [(topic, time_ns, idle.get(id(m), m)) for topic, time_ns, m in messages]
+    recording = read_recording(write_messages(tmp_path / "bag", made, store))
+    assert len(recording.trajectories) == INVENTED.frames // 2 - 5
+    assert len(recording.blendshapes) == len(recording.head_pose) == INVENTED.frames - 10
+
+
+def test_the_partners_pose_is_not_the_heads(tmp_path):
+    messages, store = invented_messages(INVENTED)
+    poses = [(time_ns, m) for topic, time_ns, m in messages if topic == "/head/head_pose"]
+    told_twice = [("/partner/head_pose", time_ns + late, m) for time_ns, m in poses for late in (0, 1)]
+    made = sorted([*messages, *told_twice], key=lambda each: each[1])
+    recording = read_recording(write_messages(tmp_path / "bag", made, store))
+    assert len(recording.head_pose) == INVENTED.frames
+    assert len(recording.partner_head_pose) == 2 * INVENTED.frames
+
+
 def chunks_of(sound: np.ndarray, length: int, stamped: bool, start_ns: int = START_NS):
     """Packets of a sound with the times at which they were captured."""
     firsts = np.arange(0, len(sound), length)
@@ -199,3 +255,16 @@ def test_another_sample_rate_is_brought_to_16_khz():
     expected = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
     assert len(voice.samples) == 16_000
     assert np.abs(voice.samples - expected)[800:-800].max() < 1e-3
+
+
+def test_a_rate_that_changes_amid_a_recording_is_followed():
+    def tone(first_s: float, seconds: float, rate: int) -> np.ndarray:
+        return 0.5 * np.sin(2 * np.pi * 440 * (first_s + np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+    chunks = [
+        AudioChunk(None, rate, tone(0.02 * k, 0.02, rate)) for k, rate in enumerate([48_000] * 50 + [16_000] * 50)
+    ]
+    voice = assemble_voice(START_NS + np.arange(100) * 20_000_000, chunks)
+    assert len(voice.samples) == 32_000
+    inside = np.r_[800:15_200, 16_800:31_200]
+    assert np.abs(voice.samples - tone(0.0, 2.0, 16_000))[inside].max() < 1e-2

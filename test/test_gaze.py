@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from timar_ros.motion.gaze import Gaze, direction_to
+from timar_ros.rates import FRAME_S
 from timar_ros.robot.profile import RobotProfile
 
 LOWEST, HIGHEST = np.array([-0.6, -1.2]), np.array([0.7, 1.2])
@@ -39,6 +40,14 @@ def test_a_head_that_could_not_follow_comes_back_at_once():
     gaze.let_go()
     assert turned(gaze, 5)[-1, 1] < 1.15
     assert gaze.straight_ahead is False and turned(gaze, 100)[-1] == pytest.approx([0.0, 0.0], abs=1e-4)
+
+
+def test_a_head_turns_to_its_target_at_an_easy_pace():
+    gaze = Gaze()
+    gaze.turn_to(np.array([0.5, 1.2]), LOWEST, HIGHEST)
+    way = turned(gaze, 50)
+    assert np.abs(np.diff(way, axis=0, prepend=0.0)).max() <= 1.5 * FRAME_S + 1e-9  # rad
+    assert way[-1] == pytest.approx([0.5, 1.2], abs=0.01)
 
 
 def test_the_range_of_a_neck_is_told_about_its_axes():

@@ -30,7 +30,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Int16MultiArray, String, UInt8MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from timar_ros.channels import ARKIT_BLENDSHAPES
+from timar_ros.channels import ARKIT_BLENDSHAPES, CHANNELS
 from timar_ros.model.checkpoint import save_policy
 from timar_ros.model.published_checkpoint import published_network, speech_config
 from timar_ros.motion.flame import FLAME_CHANNELS
@@ -345,6 +345,25 @@ def test_who_listens_to_the_trace_later_hears_nothing_that_was_said_before(graph
     graph.wait_until(lambda: len(later) > 3, "the silence before the first sound")
     time.sleep(0.5)
     assert not any(said(later))
+
+
+def test_the_partners_face_reaches_the_policy(graph):
+    head = graph.start_node("head_node", {})
+    head.wait_for_output("active", timeout=60)
+    trace = graph.collect(UInt8MultiArray, "head/trace", 1000)
+    faces = graph.publisher(JointState, "partner/blendshapes")
+    voice_topics, (own, partner) = microphones(graph), voices(0.2)
+
+    def seen() -> list[np.ndarray]:
+        faces.publish(JointState(name=["jawOpen", "nose"], position=[0.7, 1.0]))
+        talk(voice_topics, own, partner)
+        frames = [frame for _, m in trace[-3:] for frame in decode_hop(m.data.tobytes()).hop.frames]
+        return [frame.partner_motion for frame in frames if frame.partner_motion is not None]
+
+    graph.wait_until(seen, "a face that is seen")
+    motion = seen()[-1]
+    assert motion[CHANNELS.index("jawOpen")] == pytest.approx(0.7)
+    assert np.isnan(motion).sum() == len(CHANNELS) - 1
 
 
 def test_wrong_messages_are_told_and_the_head_goes_on(graph):

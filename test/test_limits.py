@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from timar_ros.motion.limits import JerkMotion, JointLimiter
+from timar_ros.motion.limits import JerkMotion, JointLimiter, steps_within_limits
 from timar_ros.robot.profile import JointLimits
 
 LIMITS = JointLimits(lower=-0.6, upper=0.7, velocity=3.0, acceleration=40.0, jerk=2000.0)
@@ -75,6 +75,18 @@ def test_turning_points_are_the_extremes_inside_the_stretches(state, jerks):
 def test_a_motion_beyond_any_limit_is_told(state, jerk):
     limiter = JointLimiter(LIMITS)
     assert not limiter.keeps_limits(motion(np.array(state), np.array([jerk]), 80_000_000))
+
+
+@given(
+    st.tuples(st.floats(-0.65, 0.75), st.floats(-3.2, 3.2), st.floats(-42, 42)).map(np.array),
+    arrays(np.float64, 8, elements=st.floats(-2100, 2100)),
+)
+@settings(max_examples=300)
+def test_all_steps_at_once_are_judged_as_one_by_one(state, jerks):
+    limiter, times_ns = JointLimiter(LIMITS), 10_000_000 * np.arange(9)
+    kept = steps_within_limits([limiter], state[:, None], times_ns, jerks[None, :, None])
+    one_by_one = [limiter.keeps_limits(JerkMotion.integrate(state, times_ns[: n + 1], jerks[:n])) for n in range(1, 9)]
+    assert int(kept.item()) == sum(np.cumprod(one_by_one))
 
 
 def test_a_joint_outside_its_range_may_come_back_but_go_no_further():

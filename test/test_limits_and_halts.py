@@ -567,6 +567,20 @@ def test_the_head_faces_a_target_and_intensity_scales_what_rides_on_it(scene):
     live.assert_within_limits()
 
 
+@pytest.mark.timeout(240)
+def test_a_target_that_is_no_number_is_let_go_at_once(scene):
+    live = scene(idle_life=False, intensity=0.0, look_at_timeout_s=0.0)
+    live.graph.wait_until(lambda: live.commands, "the head to be taken up")
+    target = live.graph.publisher(PointStamped, "head/look_at")
+    point = PointStamped()
+    point.point.x, point.point.y = 1.0, 0.5
+    target.publish(point)
+    live.graph.wait_until(lambda: live.positions()[0] > 0.4, "the head to face the target")
+    point.point.y = float("nan")
+    target.publish(point)
+    live.graph.wait_until(lambda: np.abs(live.positions()).max() < 0.003, "the head to look ahead again")
+
+
 HEARING_TF = """
 import sys, time, types
 from geometry_msgs.msg import TransformStamped

@@ -285,6 +285,81 @@ def test_positions_are_told_until_the_head_rests_after_its_limits_were_changed_o
         stage.now_ns += MS
 
 
+def test_what_is_followed_while_the_head_brakes_is_left_out(stage):
+    stage.stand(0.0, 0.0, 0.0)
+    for _ in range(4):
+        stage.hop(LEFT)
+    stage.neck.use(slower(RobotProfile.load("generic")))
+    sent = len(stage.sent)
+    stage.now_ns += 20 * MS
+    assert not stage.neck.follow(np.array([LEFT] * 2), stage.now_ns + 60 * MS, None)
+    assert len(stage.sent) == sent
+    assert stage.hop(LEFT) or stage.hop(LEFT) or stage.hop(LEFT)
+
+
+def test_a_halt_brakes_once_and_what_follows_is_eased_in(stage):
+    stage.stand(0.0, 0.0, 0.0)
+    for rotation in (*[LEFT] * 12, AHEAD, AHEAD):
+        stage.hop(rotation)
+    sent = len(stage.sent)
+    stage.neck.halt()
+    stage.neck.halt()
+    assert len(stage.sent) == sent + 1
+    halt = stage.sent[-1]
+    assert halt.times_ns[-1] < stage.now_ns + 300 * MS and not halt.velocities[-1].any()
+    stage.now_ns += 400 * MS
+    stopped_at = stage.planned()
+    stage.hop(AHEAD)
+    stage.hop(AHEAD)
+    assert 0.0 < np.abs(stage.planned() - stopped_at).max() < 0.03
+
+
+def test_a_head_that_was_let_go_is_followed_when_it_is_taken(stage):
+    stage.stand(0.0, 0.0, 0.0)
+    assert stage.hop(LEFT)
+    stage.neck.release()
+    stage.now_ns += 1000 * MS
+    stage.stand(0.0, 0.0, 0.0)
+    sent = len(stage.sent)
+    assert not stage.hop(LEFT) and len(stage.sent) == sent
+    stage.neck.take()
+    stage.stand(0.0, 0.0, 0.0)
+    assert stage.hop(LEFT)
+
+
+def test_a_head_that_was_let_go_before_the_clock_went_back_is_taken_up_after_it(stage):
+    stage.stand(0.0, 0.0, 0.0)
+    for _ in range(4):
+        stage.hop(LEFT)
+    stage.neck.release()
+    stage.now_ns = 10**10
+    stage.neck.begin_anew()
+    stage.neck.take()
+    stage.stand(0.1, 0.0, 0.0)
+    assert stage.hop(LEFT)
+
+
+def test_a_plan_that_was_not_sent_leaves_nothing_behind(monkeypatch):
+    def to_the_left(yaw: float) -> tuple[float, ...]:
+        return (0.0, 0.0, np.sin(yaw / 2), np.cos(yaw / 2))
+
+    stages = [Stage(monkeypatch), Stage(monkeypatch)]
+    for each in stages:
+        each.stand(0.0, 0.0, 0.0)
+        for hop in range(12):
+            each.hop(to_the_left(0.05 * hop))
+    slow, late = stages
+    slow.slow(0.06)
+    assert slow.hop(to_the_left(0.6))
+    due_ns = late.now_ns + HOP_NS + 60 * MS
+    late.now_ns = slow.now_ns
+    assert late.neck.follow(np.array([to_the_left(0.6)] * 2), due_ns, None)
+    for each in stages:
+        each.now_ns += 20 * MS
+        assert each.neck.follow(np.array([to_the_left(0.65)] * 2), due_ns + HOP_NS, None)
+    np.testing.assert_array_equal(slow.sent[-1].positions, late.sent[-1].positions)
+
+
 def test_stamps_hold_times_before_0():
     for time_ns in (-1, -40_000_000, -(10**9), 0, 1, 10**18 + 7):
         assert time_of(stamp_of(time_ns)) == time_ns
@@ -355,12 +430,40 @@ def test_positions_are_sent_on_a_simulated_clock_that_goes_by_steps(hertz):
     commands = PositionCommands(node, profile.command, profile.joint_names, planned, interrupted.append)
     commands.start()
     for _ in range(2 * hertz + 2):
-        time.sleep(0.02)
+        due_s, patience_s = min((now_ns[0] - 10**12) * 1e-9, 2.0), time.monotonic() + 5.0
+        while not (published and published[-1].data[0] > due_s - 0.015) and time.monotonic() < patience_s:
+            time.sleep(0.001)  # the sending thread may stall
         now_ns[0] += 10**9 // hertz
     commands.stop()
     sent = np.array([message.data[0] for message in published])
     assert interrupted == [] and np.diff(sent) == pytest.approx(0.01)
     assert len(sent) == pytest.approx(200, abs=1 + 100 / hertz)
+
+
+def test_positions_that_come_far_too_late_are_left_out_and_that_is_told_once():
+    now_ns, profile, published, interrupted = [10**12], RobotProfile.load("reachy2"), [], []
+    clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns[0]), ros_time_is_active=False)
+    node = SimpleNamespace(
+        get_clock=lambda: clock, create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=published.append)
+    )
+    planned = [np.zeros((3, len(profile.joints)))]
+    commands = PositionCommands(node, profile.command, profile.joint_names, lambda _: planned[-1], interrupted.append)
+
+    def wait_for(messages: list) -> None:
+        patience_s = time.monotonic() + 5.0
+        while not messages and time.monotonic() < patience_s:
+            time.sleep(0.005)
+
+    commands.start()
+    wait_for(published)
+    before = len(published)
+    now_ns[0] += 10**9  # as if the process had not been let run
+    wait_for(interrupted)
+    time.sleep(0.1)
+    sent = len(published) - before
+    planned.append(None)
+    commands.stop()
+    assert len(interrupted) == 1 and sent <= 3
 
 
 def test_positions_go_on_and_end_although_the_clock_stands_still_before_the_head_is_at_rest(monkeypatch):

@@ -429,6 +429,15 @@ def test_being_told_that_a_voice_is_not_known_differs_from_silence():
     assert not np.allclose(*motions)
 
 
+def test_a_policy_is_told_how_far_it_looks_ahead():
+    frames = conversation(6)
+    motions = [
+        IncrementalPolicy(small_policy(), "cpu", 5, SAMPLING, lookahead_frames=ahead).step(frames, [])
+        for ahead in (0, 3)
+    ]
+    assert not np.allclose(*motions, atol=1e-4)
+
+
 def test_what_a_tracker_does_not_tell_of_a_face_stands_at_its_mean():
     frames = conversation(2)
     policy = small_policy()

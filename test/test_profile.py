@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from timar_ros.errors import TimarError
+from timar_ros.resources import share_path
 from timar_ros.robot.profile import RobotProfile
 
 TWO_JOINTS = {
@@ -101,6 +102,8 @@ def test_a_binary_file_is_refused(tmp_path):
         (("joints", 0, "limits", "velocity"), -3.0, "velocity is -3.0"),
         (("joints", 0, "limits", "velocity"), "fast", "velocity is 'fast'"),
         (("joints", 0, "limits", "velocity"), True, "velocity is True"),
+        (("joints", 0, "limits", "acceleration"), -1.0, "acceleration is -1.0"),
+        (("joints", 0, "limits", "jerk"), 0, "jerk is 0"),
         (("joints", 0, "limits", "position", "min"), 0.5, "min is 0.5 and max is 0.5 rad"),
         (("joints", 0, "limits", "position", "max"), -2.0, "expected min below max"),
         (("joints", 0, "limits", "position"), 1.0, "position holds 1.0; expected keys"),
@@ -114,7 +117,27 @@ def test_a_binary_file_is_refused(tmp_path):
     ],
 )
 def test_a_wrong_value_is_refused_with_a_sentence_that_says_what_is_allowed(path, value, sentence):
-    content = copy.deepcopy(TWO_JOINTS)
+    assert_refused(copy.deepcopy(TWO_JOINTS), path, value, sentence)
+
+
+@pytest.mark.parametrize(
+    ("robot", "path", "value", "sentence"),
+    [
+        ("reachy2", ("command", "order"), ["neck_roll", "neck_pitch"], "expected each of"),
+        ("reachy2", ("command", "rate_hz"), 0, "rate_hz is 0; expected a number above 0"),
+        ("nao", ("command", "full_speed", "HeadYaw"), 0.0, "HeadYaw is 0.0; expected a number above 0"),
+        ("generic", ("pivot",), [0.0, 0.1], "expected .x, y, z. in m"),
+        ("reachy_mini", ("face", "joints", 0, "name"), "yaw_body", "yaw_body is named twice"),
+    ],
+)
+def test_a_wrong_value_of_a_robot_is_refused_too(robot, path, value, sentence):
+    content = yaml.safe_load(share_path("config", "robots", f"{robot}.yaml").read_text())
+    if path[0] == "face":
+        content["joints"][0]["name"] = value
+    assert_refused(content, path, value, sentence)
+
+
+def assert_refused(content: dict, path: tuple, value: object, sentence: str) -> None:
     place = content
     for key in path[:-1]:
         place = place[key]

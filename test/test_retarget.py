@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
 from timar_ros.channels import quaternion_from_rpy
-from timar_ros.motion.retarget import Retargeter
+from timar_ros.motion.retarget import Retargeter, head_rotations
 from timar_ros.robot.profile import Command, Joint, JointLimits, RobotProfile
 
 AXES = {"roll": 0, "pitch": 1, "yaw": 2}
@@ -85,6 +85,12 @@ def test_intensity_scales_the_whole_rotation():
     half = orientation(chain, retargeter.joints(rpy, intensity=0.5) - 0.05)
     np.testing.assert_allclose((half * half).as_matrix(), wanted(rpy).as_matrix(), atol=1e-9)
     np.testing.assert_allclose(retargeter.joints(rpy, intensity=0.0), [[0.05, 0.05, 0.05]])
+
+
+def test_intensity_above_1_enlarges_the_rotation():
+    rpy = np.array([[0.2, 0.3, -0.4]])
+    as_it_is, enlarged = (Rotation.from_quat(head_rotations(rpy, k)).as_rotvec() for k in (1.0, 1.5))
+    np.testing.assert_allclose(enlarged, 1.5 * as_it_is)
 
 
 def test_a_frame_that_is_not_finite_comes_out_as_nan_and_leaves_the_others_alone():

@@ -153,6 +153,14 @@ def test_the_tighter_limits_win_soft_ones_too():
     assert profile.joints[0].limits.velocity == 2.0 and len(changes) == 6
 
 
+def test_a_described_range_that_leaves_out_straight_ahead_does_not_count():
+    own = RobotProfile.load("pan_tilt")
+    description = read_description(urdf("0 1 0", '<limit lower="0.5" upper="0.8" velocity="1.5"/>'))
+    profile, _, faults = tightened(own, description)
+    tilt, was = profile.joints[1].limits, own.joints[1].limits
+    assert (tilt.lower, tilt.upper, tilt.velocity) == (was.lower, was.upper, 1.5) and len(faults) == 1
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "nan"])
 def test_limits_that_are_not_above_zero_count_as_not_given(value):
     limit = " ".join(f'{name}="{value}"' for name in ("velocity", "acceleration", "deceleration", "jerk"))
@@ -223,6 +231,15 @@ def test_the_servos_of_a_face_follow_blendshapes_within_their_limits():
     for _ in range(50):
         reached = servos.step(raised)
     assert reached == pytest.approx([0.6, -0.6], abs=1e-3)
+
+
+def test_servos_keep_acceleration_and_jerk_between_targets_that_leap():
+    face, rng = RobotProfile.load("reachy_mini").face, np.random.default_rng(1)
+    servos, limits = FaceServos(face), face.joints[0].limits
+    path = [servos.step(weights, 0.001) for weights in rng.uniform(-3, 3, (50, 52)) for _ in range(80)]
+    accelerations, jerks = (np.diff(path, n, axis=0) / 1e-3**n for n in (2, 3))
+    assert 0.5 < np.abs(accelerations).max() / limits.acceleration <= 1.02
+    assert 0.5 < np.abs(jerks).max() / limits.jerk <= 1.05
 
 
 def face_commands():

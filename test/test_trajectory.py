@@ -339,6 +339,28 @@ def test_a_clock_that_jumps_by_years_costs_neither_time_nor_memory():
     assert trajectory.times_ns[0] == START_NS
 
 
+def test_hops_that_come_late_in_ever_new_ways_cost_no_memory():
+    plan, rng = TrajectoryPlanner(LIVELY), np.random.default_rng(0)
+    plan.resume(np.zeros(3))
+    for hop in range(200):
+        due_ns = START_NS + 2 * hop * FRAME_NS
+        plan.plan(np.zeros((2, 3)), due_ns, due_ns - FRAME_NS + int(rng.integers(0, 60 * MS)))
+    assert len(plan._paths) <= 16
+
+
+def test_what_was_planned_for_a_moment_ago_is_still_told():
+    plan = TrajectoryPlanner(LIVELY, ease_in_ms=0)
+    plan.resume(np.zeros(3))
+    for hop in range(6):
+        due_ns = START_NS + 2 * hop * FRAME_NS
+        now_ns = due_ns - FRAME_NS - 10 * MS
+        ago = [now_ns - ms * MS for ms in (0, 20, 50)]
+        before = [plan.at(time_ns) for time_ns in ago]
+        plan.plan(np.full((2, 3), 0.05 * hop), due_ns, now_ns)
+        if hop > 2:
+            np.testing.assert_allclose([plan.at(time_ns) for time_ns in ago], before, atol=1e-9)
+
+
 def test_nothing_is_planned_before_the_head_has_told_where_it_stands():
     plan = TrajectoryPlanner(LIVELY)
     with pytest.raises(TimarError, match="joint_states"):

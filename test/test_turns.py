@@ -258,6 +258,12 @@ def noises(kind, number):
         yield babble([others[i] for i in chosen], len(voice), seed)
 
 
+def test_turns_of_a_clean_dialogue_are_found_in_time():
+    voices, speech = dialogue(0)
+    scores = evaluate_turns(*voices, *speech)
+    assert scores.f1 >= 0.9 and scores.start_delay_p95_s <= 0.200 and scores.end_delay_p95_s <= 0.350
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "f1"),

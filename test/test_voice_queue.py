@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from timar_ros.errors import TimarError
-from timar_ros.rates import FRAME_NS
+from timar_ros.rates import FRAME_NS, FRAME_SAMPLES
 from timar_ros.stream.audio_messages import AudioChunk
 from timar_ros.stream.frames import PARTNER, SELF, FramePairer
 from timar_ros.stream.lookahead import own_voice_ahead
@@ -179,6 +179,43 @@ def test_a_flush_drops_what_was_not_given_out():
     assert (np.abs(spoken(queue, 1000, 1500)) > 0).sum() / RATE == pytest.approx(0.2, abs=0.01)
 
 
+def test_a_flush_leaves_nothing_in_the_filter_of_another_rate():
+    queue = begun()
+    queue.push(chunk(tone(2.0, 24_000), rate=24_000), START)
+    spoken(queue, 10, 510)
+    queue.flush(START + 510 * MS)
+    assert not spoken(queue, 520, 1000).any()
+    assert not queue.known(START + 1000 * MS).any()
+
+
+@pytest.mark.parametrize("ahead_ms", [6_000, 3_600_000])
+def test_a_stamp_far_ahead_asks_for_no_pause(ahead_ms):
+    queue = begun()
+    queue.push(chunk(tone(0.5), 0), START)
+    queue.push(chunk(tone(0.5), ahead_ms), START)
+    loud = np.flatnonzero(spoken(queue, 10, 2000))
+    assert len(loud) / RATE == pytest.approx(1.0, abs=0.01)
+    assert np.ptp(loud) / RATE == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("leap_ms", [-60_000, 60_000, 3_600_000])
+def test_what_is_queued_is_spoken_on_although_the_clock_leaps(leap_ms):
+    queue = begun()
+    queue.push(chunk(tone(1.0)), START)
+    before = spoken(queue, 10, 510)
+    after = spoken(queue, 510 + leap_ms, 1500 + leap_ms)
+    assert np.count_nonzero(np.concatenate([before, after])) / RATE == pytest.approx(1.0, abs=0.02)
+    assert len(after) / RATE < 1.1
+
+
+def test_sound_of_another_rate_behind_it_costs_no_sound():
+    queue = begun()
+    for rate in (24_000, 48_000):
+        queue.push(chunk(tone(0.5, rate, 0.0), rate=rate), START)
+    sound = spoken(queue, 10, 1500)
+    assert np.count_nonzero(np.abs(sound) > 0.2) / RATE == pytest.approx(1.0, abs=0.001)
+
+
 @pytest.mark.parametrize(
     ("before_ms", "arrival_ms", "stamp_ms", "said"),
     [
@@ -290,6 +327,14 @@ def test_nothing_is_known_of_what_was_flushed():
     after = np.array([frame.stamp_ns + FRAME_NS > START + 790 * MS for frame in frames])  # asked for from then on
     assert loud(known)[~after][-5:].all()
     assert not known[after].any()
+
+
+def test_what_was_given_out_a_second_ago_is_still_known():
+    queue = begun()
+    queue.push(chunk(tone(2.0)), START)
+    sound = spoken(queue, 10, 1510)
+    at = slice(500 * RATE // 1000, 500 * RATE // 1000 + FRAME_SAMPLES)
+    np.testing.assert_array_equal(queue.known(START + 500 * MS), sound[at])
 
 
 def test_before_anything_was_given_out_silence_is_known():

@@ -46,7 +46,8 @@ bench: $(READY)
 
 view: $(READY)
 	$(BIN)/timar view $(strip $(if $(BAG),--bag "$(BAG)") $(if $(SELF),--self "$(SELF)") \
-	    $(if $(PARTNER),--partner "$(PARTNER)") $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)"))
+	    $(if $(PARTNER),--partner "$(PARTNER)") $(if $(ROBOT),--robot "$(ROBOT)") $(if $(URDF),--urdf "$(URDF)") \
+	    $(if $(FACE),--face "$(FACE)") $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)"))
 
 talk: $(READY)
 	$(BIN)/timar talk $(if $(SAY),--say "$(SAY)") $(if $(filter command line environment,$(origin OUT)),--out "$(OUT)")

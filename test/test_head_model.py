@@ -1,6 +1,7 @@
 """The head in urdf/: made by its script, moved by its joints as the face map says."""
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,6 +197,19 @@ MINE = """<robot name="mine">
     <axis xyz="0 0 1"/><limit lower="0" upper="1" velocity="1" effort="1"/>
     <mimic joint="tilt" multiplier="0.1" offset="0.02"/></joint>
 </robot>"""
+
+
+@pytest.mark.parametrize("urdf", ["robot.urdf", "my_robot/urdf/robot.urdf", "elsewhere/urdf/robot.urdf"])
+def test_without_ros_a_package_is_found_around_the_urdf(tmp_path, monkeypatch, urdf):
+    meshes = tmp_path / "my_robot" / "meshes"
+    meshes.mkdir(parents=True)
+    trimesh.creation.box((0.1, 0.2, 0.3)).export(meshes / "box.stl")
+    file = tmp_path / urdf
+    file.parent.mkdir(parents=True, exist_ok=True)
+    mesh = '<mesh filename="package://my_robot/meshes/box.stl"/>'
+    file.write_text(f'<robot name="r"><link name="a"><visual><geometry>{mesh}</geometry></visual></link></robot>')
+    monkeypatch.chdir(file.parent)
+    np.testing.assert_allclose(np.ptp(load_urdf(Path("robot.urdf")).scene.bounds, axis=0), (0.1, 0.2, 0.3))
 
 
 @pytest.mark.parametrize("text", [MINE, URDF.read_text()], ids=["mine", "head"])

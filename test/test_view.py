@@ -44,6 +44,18 @@ SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swi
 # ---- without a browser -------------------------------------------------------------------------
 
 
+# A box on a column, with the names and axes of TIAGo's neck.
+TIAGO = """<robot name="tiago">
+  <link name="torso"><visual><origin xyz="0 0 -0.1"/><geometry><box size="0.1 0.1 0.2"/></geometry></visual></link>
+  <link name="neck"/>
+  <link name="head"><visual><origin xyz="0 0 0.1"/><geometry><box size="0.2 0.15 0.2"/></geometry></visual></link>
+  <joint name="head_1_joint" type="revolute"><parent link="torso"/><child link="neck"/><axis xyz="0 0 1"/>
+    <limit lower="-1.2" upper="1.2" velocity="3" effort="1"/></joint>
+  <joint name="head_2_joint" type="revolute"><parent link="neck"/><child link="head"/><axis xyz="0 -1 0"/>
+    <limit lower="-0.9" upper="0.7" velocity="3" effort="1"/></joint>
+</robot>"""
+
+
 def live(clock):
     return LiveSource(FACE, lambda: clock[0])
 
@@ -211,9 +223,13 @@ def test_what_the_button_says_when_it_is_pressed_is_asked_for(monkeypatch):
         (("--self", "a.wav"), "SELF is given without PARTNER"),
         (("--self", "a.wav", "--partner", "b.wav"), "there is no file a.wav"),
         (("--face", "kismet", "--port", "0"), "no face map named 'kismet'"),
+        (("--robot", "kismet"), "no robot profile named 'kismet'"),
+        (("--robot", "tiago", "--urdf", "nowhere.urdf"), "nowhere.urdf cannot be read"),
+        (("--urdf", "tiago.urdf"), "has no joint neck_yaw, neck_pitch, neck_roll, which robot generic turns"),
     ],
 )
 def test_what_cannot_be_viewed_is_refused_with_a_sentence(tmp_path, given, sentence):
+    (tmp_path / "tiago.urdf").write_text(TIAGO)
     command = [sys.executable, "-m", "timar_ros.cli", "view", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 1
@@ -573,6 +589,26 @@ def test_make_view_shows_a_head_in_conversation_and_ends_with_all_that_it_starte
     domain = re.search(r"ROS_DOMAIN_ID=(\d+)", viewer.output())[1]
     assert not nodes_with("ROS_DOMAIN_ID", domain)
     assert not list(tmp_path.glob("timar_view_*"))
+
+
+@in_browser
+@pytest.mark.heavy
+def test_view_shows_another_robot_as_its_urdf_has_it(look, tmp_path):
+    pytest.importorskip("rclpy")
+    urdf = tmp_path / "tiago.urdf"
+    urdf.write_text(TIAGO)
+    command = [sys.executable, "-m", "timar_ros.cli", "view", "--port", "0", "--robot", "tiago", "--urdf", str(urdf)]
+    viewer = NodeProcess(command, tmp_path / "view.log", {"TMPDIR": str(tmp_path)})
+    try:
+        looker = look(address(viewer, "look at "))
+        looker.wait_until(lambda: "tiago" in looker.text("#health"), "the robot's name")
+        looker.wait_until(lambda: "self speaks" in looker.text("#talk"), "the own voice")
+        before = looker.head()
+        looker.wait_until(lambda: looker.change(before) > 0.01, "the robot to move")
+        looker.save("tiago")
+    finally:
+        ended = viewer.stop()
+    assert ended == 0 and "Traceback" not in viewer.output()
 
 
 @in_browser

@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 
 from timar_ros.channels import HEAD_CHANNELS
-from timar_ros.errors import TimarError
 from timar_ros.model.checkpoint import load_policy
 from timar_ros.replay.offline import hear, move
 from timar_ros.replay.robot_motion import lively_head, show_on
 from timar_ros.resources import share_path
 from timar_ros.robot.check import explanation, findings
-from timar_ros.robot.description import read_description
+from timar_ros.robot.description import read_description_file
 from timar_ros.robot.profile import RobotProfile, profile_names
 from timar_ros.sound_files import read_voice
 from timar_ros.stream.steppers import make_stepper
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         print(loss_table(args.policy))
         return 0
     profile = RobotProfile.load(args.profile)
-    described = read_description(_text(args.urdf)) if args.urdf else {}
+    described = read_description_file(args.urdf) if args.urdf else {}
     print(explanation(profile))
     faults = findings(profile, described)
     print("\nNothing wrong was found." if not faults else "\nTo be looked at:")
@@ -63,12 +62,3 @@ def loss_table(policy: str) -> str:
         refusals = sum(s.refusals for s in shown.values())
         rows.append(f"| {name} | {shares} | {refusals} | {sum(s.violations for s in shown.values())} |")
     return "\n".join(rows)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TimarError(
-            f"{path} cannot be read ({error}); give a URDF file (of a xacro: what xacro prints)"
-        ) from error

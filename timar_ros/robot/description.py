@@ -1,8 +1,9 @@
-"""What a robot's URDF (the topic `robot_description`) says of the joints of its head."""
+"""What a robot's URDF (a file, or the topic `robot_description`) says of the joints of its head."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -38,6 +39,21 @@ def read_description(urdf: str) -> dict[str, DescribedJoint]:
     parents = {_link(joint, "child"): joint for joint in elements.values()}
     turning = ("revolute", "continuous")
     return {name: _described(name, j, parents) for name, j in elements.items() if j.get("type") in turning}
+
+
+def read_description_file(path: Path) -> dict[str, DescribedJoint]:
+    """As `read_description`, of a file.
+
+    Raises:
+        TimarError: it cannot be read, and as `read_description`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TimarError(
+            f"{path} cannot be read ({error}); give a URDF file (of a xacro: what xacro prints)"
+        ) from error
+    return read_description(text)
 
 
 def tightened(

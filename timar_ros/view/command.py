@@ -20,6 +20,8 @@ import soundfile
 
 from timar_ros.errors import TimarError
 from timar_ros.graph import LEAD_S, Graph
+from timar_ros.robot.description import read_description_file
+from timar_ros.robot.profile import RobotProfile
 from timar_ros.sound_files import duration_s, voices
 
 PAUSE_S = 2.0
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--self", dest="own", metavar="WAV", help="voice that the head speaks with (any sound file)")
     parser.add_argument("--partner", metavar="WAV", help="voice of the person in front of the head")
     parser.add_argument("--policy", default="default", help="policy folder: a name under models/ or a path")
+    parser.add_argument("--robot", default="generic", help="robot profile: a name under config/robots/ or a path")
     parser.add_argument("--host", default="127.0.0.1", help="where the page is served; 0.0.0.0: on all networks")
     parser.add_argument("--port", type=int, default=8080, help="the page's port, or the next free one")
     parser.add_argument("--urdf", type=Path, help="robot to show; default: the head that comes with the package")
@@ -70,13 +73,18 @@ def show_bag(args: argparse.Namespace, ended: threading.Event) -> int:
 def show_conversation(args: argparse.Namespace, ended: threading.Event) -> int:
     """Run the graph with the page until `ended`."""
     own, partner = voices(args.own, args.partner)
+    profile = RobotProfile.load(args.robot)
+    if args.urdf:
+        assert_shows(args.urdf, profile)
+    # As trajectories, which a simulated head takes of any robot: not everybody has NAOqi's messages.
+    robot = {"robot": args.robot, "command": "joint_trajectory"}
     with tempfile.TemporaryDirectory(prefix="timar_view_") as folder:
         files = equally_long({"self": own, "partner": partner}, Path(folder))
         with Graph(Path(folder) / "logs") as graph:
             urdf = {"urdf": str(args.urdf.resolve())} if args.urdf else {}
             graph.start("view", "view_node", host=args.host, port=args.port, face=args.face, **urdf)
-            graph.start("simulated_head", "simulated_head")
-            graph.start("head", "head_node", policy=args.policy)
+            graph.start("simulated_head", "simulated_head", **robot)
+            graph.start("head", "head_node", policy=args.policy, **robot)
             address = graph.wait_for("view", "the head is at ", ended)
             graph.wait_for("head", "active: ", ended)
             if not ended.is_set():
@@ -91,6 +99,17 @@ def show_conversation(args: argparse.Namespace, ended: threading.Event) -> int:
             while not ended.wait(0.2):
                 graph.check()
     return 0
+
+
+def assert_shows(urdf: Path, profile: RobotProfile) -> None:
+    """Raises TimarError where a URDF lacks a joint of the robot's neck: it would stand still."""
+    described = read_description_file(urdf)
+    missing = [name for name in profile.joint_names if name not in described]
+    if missing:
+        raise TimarError(
+            f"{urdf} has no joint {', '.join(missing)}, which robot {profile.name} turns; expected that robot's URDF; "
+            "say which robot it is with --robot"
+        )
 
 
 def equally_long(files: dict[str, Path], folder: Path) -> dict[str, Path]:

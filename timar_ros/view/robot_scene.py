@@ -95,7 +95,7 @@ class RobotScene:
 
 
 def load_urdf(path: Path) -> yourdfpy.URDF:
-    """A URDF with its meshes; `package://` is looked for in this package and in ROS's index.
+    """A URDF with its meshes; `package://` is looked for in this package, in ROS's index and around the file.
 
     Raises:
         TimarError: the file is not there or no URDF, or a mesh is not found.
@@ -103,7 +103,7 @@ def load_urdf(path: Path) -> yourdfpy.URDF:
     if not path.is_file():
         raise TimarError(f"there is no robot description at {path}; expected a URDF file; check the path")
     try:
-        return yourdfpy.URDF.load(str(path), filename_handler=partial(find_mesh, folder=path.parent))
+        return yourdfpy.URDF.load(str(path), filename_handler=partial(find_mesh, folder=path.resolve().parent))
     except TimarError:
         raise
     except Exception as error:  # lxml, trimesh and yourdfpy raise many kinds
@@ -128,9 +128,13 @@ def find_mesh(fname: str, folder: Path) -> str:
 
             return str(Path(get_package_share_directory(package)) / rest)
         except (ImportError, LookupError, OSError) as error:
+            for place in (folder, *folder.parents):
+                root = place if place.name == package else place / package
+                if (root / rest).is_file():
+                    return str(root / rest)
             raise TimarError(
                 f"the robot description names {fname}, and the package {package} was not found; "
-                "source the workspace that holds it"
+                "source the workspace that holds it, or put its folder beside the URDF"
             ) from error
     path = Path(fname.removeprefix("file://"))
     return str(path if path.is_absolute() else folder / path)

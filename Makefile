@@ -4,7 +4,7 @@
 #
 #   make view     the head in a browser, live; make view BAG=out/demo/bag shows a recording
 #   make talk     type a sentence and see the head say it
-#   make demo SELF=a.wav PARTNER=b.wav OUT=out/mine     a recording of your own
+#   make demo SELF=a.wav PARTNER=b.wav OUT=out/mine     a recording of your own; ROBOT=tiago: another robot's neck
 #   make bench    times the policy, the engine and the running graph; out/bench.json
 #   make test-heavy | lint | format | clean
 
@@ -39,7 +39,8 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 .PHONY: demo talk view bench test test-heavy lint format clean venv
 
 demo: $(READY)
-	$(BIN)/timar demo --out "$(OUT)" $(if $(SELF),--self "$(SELF)") $(if $(PARTNER),--partner "$(PARTNER)")
+	$(BIN)/timar demo $(strip --out "$(OUT)" $(if $(SELF),--self "$(SELF)") $(if $(PARTNER),--partner "$(PARTNER)") \
+	    $(if $(ROBOT),--robot "$(ROBOT)"))
 
 bench: $(READY)
 	$(BIN)/timar bench

@@ -11,6 +11,7 @@ import soundfile
 
 pytest.importorskip("rclpy")
 from timar_ros.replay.bag import read_recording
+from timar_ros.robot.profile import RobotProfile
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine may make it say its ten seconds again
 DIALOGUES = Path(__file__).parent / "data" / "dialogues"
@@ -98,6 +99,7 @@ def test_another_seed_of_the_same_bag_moves_otherwise(demo, tmp_path):
         (("--self", "here.wav", "--partner", "nowhere.wav"), "there is no file nowhere.wav"),
         (("--self", "here.wav", "--partner", "text.wav"), "text.wav is no sound file that can be read"),
         (("--self", "here.wav", "--partner", "short.wav"), "at least 1 s is needed"),
+        (("--robot", "kismet"), "no robot profile named 'kismet'"),
     ],
 )
 def test_what_cannot_be_played_is_refused_with_a_sentence(tmp_path, monkeypatch, given, sentence):
@@ -108,6 +110,20 @@ def test_what_cannot_be_played_is_refused_with_a_sentence(tmp_path, monkeypatch,
     done = timar("demo", *given)
     assert done.returncode == 1
     assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("robot", ["tiago", "nao"])
+def test_other_robots_take_part(tmp_path, real_time, robot):
+    """One that takes trajectories on a topic of its own, and one that takes something else where it is real."""
+    done = timar("demo", "--robot", robot, "--no-video", "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["refusals"] == 0 and summary["limit_violations"] == 0
+    assert summary["commands"] + summary["merged_hops"] >= 0.95 * summary["hops"]
+    assert 100 < summary["motion_delay_ms"] < 300
+    joints = read_recording(tmp_path / "bag").joint_states
+    assert joints.names == tuple(joint.name for joint in RobotProfile.load(robot).joints)
 
 
 def test_a_policy_that_is_not_there_ends_the_demo_with_its_reason(tmp_path, real_time):

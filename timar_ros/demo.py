@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from timar_ros.graph import LEAD_S, Graph
+from timar_ros.robot.profile import RobotProfile
 from timar_ros.sound_files import duration_s, voices
 
 # After the last sample: until the head has shown it.
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partner", metavar="WAV", help="voice of the person in front of the head")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
     parser.add_argument("--policy", default="default", help="policy folder: a name under models/ or a path")
+    parser.add_argument("--robot", default="generic", help="robot profile: a name under config/robots/ or a path")
     parser.add_argument(
         "--hop-frames",
         type=int,
@@ -38,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     own, partner = voices(args.own, args.partner)
     seconds = max(duration_s(own), duration_s(partner))
+    profile = RobotProfile.load(args.robot).taking_trajectories()
+    robot = {"robot": args.robot, "command": profile.command.kind}
     out = prepare_folder(args.out)
     print(
         f"playing {own.name} (self) and {partner.name} (partner), {seconds:.0f} s, in real time …",
@@ -45,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     )
     with Graph(out / "logs") as graph:
         graph.start("recorder", "recorder", out=str(out / "bag"))
-        graph.start("simulated_head", "simulated_head", face="head")  # with a jaw, for lips against sound
+        graph.start("simulated_head", "simulated_head", face="head", **robot)  # with a jaw, for lips against sound
         graph.start("speaker", "speaker_node")
-        graph.start("head", "head_node", policy=args.policy, hop_frames=args.hop_frames, seed=args.seed)
-        graph.wait_until_ready()
+        graph.start("head", "head_node", policy=args.policy, hop_frames=args.hop_frames, seed=args.seed, **robot)
+        graph.wait_until_ready(profile.command.topic)
         start_at = time.time() + LEAD_S
         for party, file in (("self", own), ("partner", partner)):
             remap = {"microphone/audio": "partner/audio"} if party == "partner" else {}

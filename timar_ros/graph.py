@@ -90,14 +90,14 @@ class Graph:
             )
         return self._processes[name]
 
-    def wait_until_ready(self) -> None:
-        """Wait until the recorder has what the head node and the simulated head publish.
+    def wait_until_ready(self, commands: str) -> None:
+        """Wait until the recorder has what the head node publishes on the topic `commands`, and the simulated head.
 
         Raises:
             TimarError: a process ended, or they do not find each other in time.
         """
         limit = time.monotonic() + READY_TIMEOUT_S
-        waiting = ["/head_controller/joint_trajectory", "/joint_states"]
+        waiting = [f"/{commands}", "/joint_states"]
         while waiting:
             self.check()
             waiting = [topic for topic in waiting if f"recording {topic} " not in self.log("recorder")]

@@ -73,11 +73,10 @@ def show_bag(args: argparse.Namespace, ended: threading.Event) -> int:
 def show_conversation(args: argparse.Namespace, ended: threading.Event) -> int:
     """Run the graph with the page until `ended`."""
     own, partner = voices(args.own, args.partner)
-    profile = RobotProfile.load(args.robot)
+    profile = RobotProfile.load(args.robot).taking_trajectories()
     if args.urdf:
         assert_shows(args.urdf, profile)
-    # As trajectories, which a simulated head takes of any robot: not everybody has NAOqi's messages.
-    robot = {"robot": args.robot, "command": "joint_trajectory"}
+    robot = {"robot": args.robot, "command": profile.command.kind}
     with tempfile.TemporaryDirectory(prefix="timar_view_") as folder:
         files = equally_long({"self": own, "partner": partner}, Path(folder))
         with Graph(Path(folder) / "logs") as graph:

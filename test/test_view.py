@@ -226,9 +226,12 @@ def test_what_the_button_says_when_it_is_pressed_is_asked_for(monkeypatch):
         (("--robot", "kismet"), "no robot profile named 'kismet'"),
         (("--robot", "tiago", "--urdf", "nowhere.urdf"), "nowhere.urdf cannot be read"),
         (("--urdf", "tiago.urdf"), "has no joint neck_yaw, neck_pitch, neck_roll, which robot generic turns"),
+        (("--bag", "bag", "--urdf", "tiago.urdf"), "neck_roll, which the recorded head turns"),
     ],
 )
 def test_what_cannot_be_viewed_is_refused_with_a_sentence(tmp_path, given, sentence):
+    if "bag" in given:
+        synthetic_bag.write_bag(tmp_path / "bag")
     (tmp_path / "tiago.urdf").write_text(TIAGO)
     command = [sys.executable, "-m", "timar_ros.cli", "view", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)

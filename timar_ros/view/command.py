@@ -13,6 +13,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,10 @@ def show_bag(args: argparse.Namespace, ended: threading.Event) -> int:
     from timar_ros.view.bag_playback import BagPlayback
     from timar_ros.view.page import RATE_HZ, Page
 
-    playback = BagPlayback(read_recording(args.bag), FaceMap.load(args.face), time.monotonic, args.urdf is not None)
+    recording = read_recording(args.bag)
+    if args.urdf and recording.trajectories:
+        assert_shows(args.urdf, recording.trajectories.names, "the recorded head")
+    playback = BagPlayback(recording, FaceMap.load(args.face), time.monotonic, args.urdf is not None)
     page = Page(playback, args.host, args.port, args.urdf)
     try:
         page.add_bag_controls(playback)
@@ -75,7 +79,7 @@ def show_conversation(args: argparse.Namespace, ended: threading.Event) -> int:
     own, partner = voices(args.own, args.partner)
     profile = RobotProfile.load(args.robot).taking_trajectories()
     if args.urdf:
-        assert_shows(args.urdf, profile)
+        assert_shows(args.urdf, profile.joint_names, f"robot {profile.name}")
     robot = {"robot": args.robot, "command": profile.command.kind}
     with tempfile.TemporaryDirectory(prefix="timar_view_") as folder:
         files = equally_long({"self": own, "partner": partner}, Path(folder))
@@ -100,14 +104,14 @@ def show_conversation(args: argparse.Namespace, ended: threading.Event) -> int:
     return 0
 
 
-def assert_shows(urdf: Path, profile: RobotProfile) -> None:
-    """Raises TimarError where a URDF lacks a joint of the robot's neck: it would stand still."""
+def assert_shows(urdf: Path, joints: Sequence[str], whose: str) -> None:
+    """Raises TimarError where a URDF lacks one of a neck's joints: it would stand still."""
     described = read_description_file(urdf)
-    missing = [name for name in profile.joint_names if name not in described]
+    missing = [name for name in joints if name not in described]
     if missing:
         raise TimarError(
-            f"{urdf} has no joint {', '.join(missing)}, which robot {profile.name} turns; expected that robot's URDF; "
-            "say which robot it is with --robot"
+            f"{urdf} has no joint {', '.join(missing)}, which {whose} turns; expected that robot's URDF; "
+            "give it (--robot says which robot takes part in a live conversation)"
         )
 
 

@@ -416,18 +416,28 @@ def test_with_stamps_of_zero_jitter_between_arrivals_is_made_up_for_gently():
     assert np.abs(velocities).max() < 3.0  # 1.9 rad/s without jitter; made up for within 10 ms it takes 5
 
 
-@pytest.mark.parametrize("hertz", [5, 10, 20])
-def test_positions_are_sent_on_a_simulated_clock_that_goes_by_steps(hertz):
-    now_ns, profile, published, interrupted = [10**12], RobotProfile.load("reachy2"), [], []
-    clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns[0]), ros_time_is_active=True)
+REACHY = RobotProfile.load("reachy2")
+"""A robot that takes positions."""
+
+
+def position_commands(planned, now_ns: list[int], simulated_time: bool = True):
+    """Commands on a clock of the test's own, the messages that they send, and where they were interrupted."""
+    published, interrupted = [], []
+    clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns[0]), ros_time_is_active=simulated_time)
     node = SimpleNamespace(
         get_clock=lambda: clock, create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=published.append)
     )
+    commands = PositionCommands(node, REACHY.command, REACHY.joint_names, planned, interrupted.append)
+    return commands, published, interrupted
 
+
+@pytest.mark.parametrize("hertz", [5, 10, 20])
+def test_positions_are_sent_on_a_simulated_clock_that_goes_by_steps(hertz):
     def planned(time_ns: int) -> np.ndarray | None:
-        return None if time_ns > 10**12 + 2 * 10**9 else np.full((3, len(profile.joints)), time_ns * 1e-9 - 1000)
+        return None if time_ns > 10**12 + 2 * 10**9 else np.full((3, len(REACHY.joints)), time_ns * 1e-9 - 1000)
 
-    commands = PositionCommands(node, profile.command, profile.joint_names, planned, interrupted.append)
+    now_ns = [10**12]
+    commands, published, interrupted = position_commands(planned, now_ns)
     commands.start()
     for _ in range(2 * hertz + 2):
         due_s, patience_s = min((now_ns[0] - 10**12) * 1e-9, 2.0), time.monotonic() + 5.0
@@ -441,13 +451,8 @@ def test_positions_are_sent_on_a_simulated_clock_that_goes_by_steps(hertz):
 
 
 def test_positions_that_come_far_too_late_are_left_out_and_that_is_told_once():
-    now_ns, profile, published, interrupted = [10**12], RobotProfile.load("reachy2"), [], []
-    clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns[0]), ros_time_is_active=False)
-    node = SimpleNamespace(
-        get_clock=lambda: clock, create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=published.append)
-    )
-    planned = [np.zeros((3, len(profile.joints)))]
-    commands = PositionCommands(node, profile.command, profile.joint_names, lambda _: planned[-1], interrupted.append)
+    now_ns, planned = [10**12], [np.zeros((3, len(REACHY.joints)))]
+    commands, published, interrupted = position_commands(lambda _: planned[-1], now_ns, simulated_time=False)
 
     def wait_for(messages: list) -> None:
         patience_s = time.monotonic() + 5.0
@@ -469,13 +474,8 @@ def test_positions_that_come_far_too_late_are_left_out_and_that_is_told_once():
 def test_positions_go_on_and_end_although_the_clock_stands_still_before_the_head_is_at_rest(monkeypatch):
     """As simulated time does while the executor's thread, which would take it in, brings the head to rest."""
     monkeypatch.setattr(PositionCommands, "LONGEST_STOP_S", 0.1)
-    profile, published = RobotProfile.load("reachy2"), []
-    node = SimpleNamespace(
-        get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=10**12), ros_time_is_active=True),
-        create_lifecycle_publisher=lambda *_: SimpleNamespace(publish=published.append),
-    )
-    planned = [np.zeros((3, len(profile.joints)))]
-    commands = PositionCommands(node, profile.command, profile.joint_names, lambda _: planned[-1], lambda _: None)
+    planned = [np.zeros((3, len(REACHY.joints)))]
+    commands, published, _ = position_commands(lambda _: planned[-1], [10**12])
     commands.start()
     stopping = threading.Thread(target=commands.stop)
     stopping.start()
